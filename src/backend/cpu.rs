@@ -1,0 +1,114 @@
+//! A plan on the CPU: every step calls its kernel's twin on the locked memory of its buffers.
+
+use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::error::{Error, Result};
+use crate::kernel::{Access, Args, Element, MAX_BINDINGS, Slot, Twin};
+use crate::plan::{Plan, Step};
+use crate::real::Real;
+use crate::tensor::{Host, Storage, Tensor};
+
+/// The twin and the memory for one precision.
+pub(crate) trait Precision: Real {
+    fn twin(twin: &Twin) -> fn(&mut Args<'_, Self>) -> Result<()>;
+    fn cells(host: &Host) -> Option<&RwLock<Vec<Self>>>;
+}
+
+impl Precision for f32 {
+    fn twin(twin: &Twin) -> fn(&mut Args<'_, Self>) -> Result<()> {
+        twin.f32
+    }
+
+    fn cells(host: &Host) -> Option<&RwLock<Vec<Self>>> {
+        match host {
+            Host::F32(cells) => Some(cells),
+            Host::F64(_) | Host::Uint(_) => None,
+        }
+    }
+}
+
+impl Precision for f64 {
+    fn twin(twin: &Twin) -> fn(&mut Args<'_, Self>) -> Result<()> {
+        twin.f64
+    }
+
+    fn cells(host: &Host) -> Option<&RwLock<Vec<Self>>> {
+        match host {
+            Host::F64(cells) => Some(cells),
+            Host::F32(_) | Host::Uint(_) => None,
+        }
+    }
+}
+
+/// The lock on one buffer while a step runs.
+enum Guard<'a, R> {
+    Read(RwLockReadGuard<'a, Vec<R>>),
+    Write(RwLockWriteGuard<'a, Vec<R>>),
+    ReadUint(RwLockReadGuard<'a, Vec<u32>>),
+    WriteUint(RwLockWriteGuard<'a, Vec<u32>>),
+}
+
+/// Runs one step over `tensors`, one for each of the plan's buffers.
+pub(crate) fn run<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Result<()> {
+    if step.grid.contains(&0) {
+        return Ok(());
+    }
+    let bound = step.bindings.iter().zip(step.kernel.bindings);
+    let mut guards: [Option<Guard<'_, R>>; MAX_BINDINGS] = std::array::from_fn(|_| None);
+    for (guard, (id, binding)) in guards.iter_mut().zip(bound) {
+        let tensor = &tensors[id.0];
+        *guard = lock(tensor, binding.element, binding.access);
+        if guard.is_none() {
+            return Err(Error::Value {
+                op: step.kernel.name,
+                arg: binding.name.to_owned(),
+                expected: format!(
+                    "CPU memory of {:?} that nothing else is using",
+                    binding.element
+                ),
+                got: plan.buffer(*id).name.clone(),
+            });
+        }
+    }
+    let mut args = Args {
+        kernel: step.kernel,
+        params: &plan.params[step.params.clone()],
+        constants: &step.constants,
+        slots: std::array::from_fn(|_| Slot::Taken),
+    };
+    for ((slot, guard), id) in args.slots.iter_mut().zip(&mut guards).zip(&step.bindings) {
+        let range = tensors[id.0].range();
+        *slot = match guard {
+            None => Slot::Taken,
+            Some(Guard::Read(g)) => Slot::Read(&g[range]),
+            Some(Guard::Write(g)) => Slot::Write(&mut g[range]),
+            Some(Guard::ReadUint(g)) => Slot::ReadUint(&g[range]),
+            Some(Guard::WriteUint(g)) => Slot::WriteUint(&mut g[range]),
+        };
+    }
+    R::twin(&step.kernel.twin)(&mut args)
+}
+
+fn lock<R: Precision>(tensor: &Tensor, element: Element, access: Access) -> Option<Guard<'_, R>> {
+    let Storage::Host(host) = tensor.storage() else {
+        return None;
+    };
+    match element {
+        Element::Float => {
+            let cells = R::cells(host)?;
+            match access {
+                Access::Read => cells.try_read().ok().map(Guard::Read),
+                Access::ReadWrite | Access::Write => cells.try_write().ok().map(Guard::Write),
+            }
+        }
+        Element::Uint => {
+            let Host::Uint(cells) = &**host else {
+                return None;
+            };
+            match access {
+                Access::Read => cells.try_read().ok().map(Guard::ReadUint),
+                Access::ReadWrite | Access::Write => cells.try_write().ok().map(Guard::WriteUint),
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! A wgpu device with the pipelines that were built on it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wgpu::util::DeviceExt as _;
+
+use crate::error::{Error, Result};
+use crate::kernel::{Access, Constant, Element, Kernel, compose};
+
+/// A device, its queue and its pipelines.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+}
+
+type PipelineKey = (&'static str, Vec<Constant>);
+
+/// A pipeline and the layout of its only bind group.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+impl Gpu {
+    pub(crate) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self {
+            limits: device.limits(),
+            device,
+            queue,
+            pipelines: Mutex::default(),
+        }
+    }
+
+    pub(crate) async fn adapters() -> Vec<wgpu::Adapter> {
+        let instance =
+            wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+        // A browser lists none; there, asking is the only way.
+        if adapters.is_empty()
+            && let Ok(adapter) = instance
+                .request_adapter(&wgpu::RequestAdapterOptions::default())
+                .await
+        {
+            adapters.push(adapter);
+        }
+        // Compute shaders are missing from the oldest GL drivers.
+        adapters.retain(|a| a.limits().max_compute_invocations_per_workgroup > 0);
+        adapters.sort_by_key(|a| rank(&a.get_info()));
+        adapters
+    }
+
+    pub(crate) async fn open(name: &str) -> Result<Self> {
+        let adapters = Self::adapters().await;
+        let wanted = name.to_lowercase();
+        let fits = |info: &wgpu::AdapterInfo| match name {
+            "gpu" => info.device_type != wgpu::DeviceType::Cpu,
+            _ => describe(info).to_lowercase().contains(&wanted),
+        };
+        match adapters.iter().find(|a| fits(&a.get_info())) {
+            Some(adapter) => Self::from_adapter(adapter).await,
+            None => Err(Error::NoAdapter {
+                asked: name.to_owned(),
+                available: adapters.iter().map(|a| describe(&a.get_info())).collect(),
+            }),
+        }
+    }
+
+    pub(crate) async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        let wanted =
+            wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("wgrnn"),
+                required_features: adapter.features() & wanted,
+                required_limits: adapter.limits(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Device {
+                op: format!("opening {}", describe(&adapter.get_info())),
+                reason: e.to_string(),
+            })?;
+        Ok(Self::new(device, queue))
+    }
+
+    pub(crate) fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    pub(crate) fn name(&self) -> String {
+        describe(&self.device.adapter_info())
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.device
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map(|_| ())
+            .map_err(|e| failed("waiting for the device", e))
+    }
+
+    /// A zeroed storage buffer of `len` elements. An empty tensor still needs a buffer to bind.
+    pub(crate) fn buffer(&self, len: usize) -> Result<wgpu::Buffer> {
+        let size = (len.max(4) * Element::SIZE) as u64;
+        let limits = &self.limits;
+        let available = limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size);
+        if size > available {
+            return Err(Error::Limit {
+                what: "bytes of one buffer".to_owned(),
+                needed: size,
+                available,
+            });
+        }
+        self.checked("allocating a buffer", || {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgrnn tensor"),
+                size,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })
+    }
+
+    /// A uniform buffer with these contents.
+    pub(crate) fn uniforms(&self, contents: &[u8]) -> Result<wgpu::Buffer> {
+        let needed = contents.len() as u64;
+        if needed > self.limits.max_buffer_size {
+            return Err(Error::Limit {
+                what: "bytes of a plan's parameters".to_owned(),
+                needed,
+                available: self.limits.max_buffer_size,
+            });
+        }
+        self.checked("allocating a buffer", || {
+            self.device
+                .create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                    label: Some("wgrnn parameters"),
+                    contents,
+                    usage: wgpu::BufferUsages::UNIFORM,
+                })
+        })
+    }
+
+    /// Submits a copy of part of a buffer at once; the future resolves when the device was polled
+    /// past it.
+    pub(crate) fn download(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: usize,
+        len: usize,
+    ) -> impl Future<Output = Result<Vec<u32>>> + use<> {
+        let size = (len * Element::SIZE) as u64;
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("wgrnn readback"),
+            size: size.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        if size > 0 {
+            let from = (offset * Element::SIZE) as u64;
+            encoder.copy_buffer_to_buffer(buffer, from, &staging, 0, size);
+        }
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone only if the caller dropped the future.
+            let _ = sender.send(result);
+        });
+        async move {
+            const OP: &str = "reading back";
+            match receiver.receive().await {
+                Some(Ok(())) => {}
+                Some(Err(e)) => return Err(failed(OP, e)),
+                None => return Err(failed(OP, "the device was dropped")),
+            }
+            let view = staging
+                .get_mapped_range(..size)
+                .map_err(|e| failed(OP, e))?;
+            Ok(bytemuck::pod_collect_to_vec(&view))
+        }
+    }
+
+    /// The pipeline of a kernel with these constants, built on first use.
+    pub(crate) fn pipeline(
+        &self,
+        kernel: &'static Kernel,
+        constants: &[Constant],
+    ) -> Result<Arc<Pipeline>> {
+        let key = (kernel.name, constants.to_vec());
+        let mut pipelines = self
+            .pipelines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = pipelines.get(&key) {
+            return Ok(found.clone());
+        }
+        let built = Arc::new(self.build(kernel, constants)?);
+        pipelines.insert(key, built.clone());
+        Ok(built)
+    }
+
+    /// How many pipelines were built.
+    pub(crate) fn pipelines(&self) -> usize {
+        let pipelines = self.pipelines.lock();
+        pipelines.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn build(&self, kernel: &'static Kernel, constants: &[Constant]) -> Result<Pipeline> {
+        self.check(kernel)?;
+        let text = compose(kernel.name, kernel.wgsl, constants)?;
+        let mut entries = vec![entry(
+            0,
+            wgpu::BufferBindingType::Uniform,
+            true,
+            kernel.params_size,
+        )];
+        for (i, binding) in kernel.bindings.iter().enumerate() {
+            let read_only = binding.access == Access::Read;
+            let ty = wgpu::BufferBindingType::Storage { read_only };
+            entries.push(entry(i as u32 + 1, ty, false, Element::SIZE));
+        }
+        let label = Some(kernel.name);
+        self.checked(kernel.name, || {
+            let layout = self
+                .device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                    label,
+                    entries: &entries,
+                });
+            let pipeline_layout =
+                self.device
+                    .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                        label,
+                        bind_group_layouts: &[Some(&layout)],
+                        immediate_size: 0,
+                    });
+            let module = self
+                .device
+                .create_shader_module(wgpu::ShaderModuleDescriptor {
+                    label,
+                    source: wgpu::ShaderSource::Wgsl(text.into()),
+                });
+            let pipeline = self
+                .device
+                .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label,
+                    layout: Some(&pipeline_layout),
+                    module: &module,
+                    entry_point: Some(kernel.entry),
+                    compilation_options: Default::default(),
+                    cache: None,
+                });
+            Pipeline { pipeline, layout }
+        })
+    }
+
+    /// Refuses a kernel that asks for more than the device has, before wgpu would.
+    fn check(&self, kernel: &Kernel) -> Result<()> {
+        let limits = &self.limits;
+        let needs = [
+            (
+                "invocations per workgroup",
+                kernel.workgroup_size,
+                limits
+                    .max_compute_invocations_per_workgroup
+                    .min(limits.max_compute_workgroup_size_x),
+            ),
+            (
+                "bytes of workgroup memory",
+                kernel.workgroup_memory,
+                limits.max_compute_workgroup_storage_size,
+            ),
+            (
+                "storage buffers per stage",
+                kernel.bindings.len() as u32,
+                limits.max_storage_buffers_per_shader_stage,
+            ),
+        ];
+        for (what, needed, available) in needs {
+            if needed > available {
+                return Err(Error::Limit {
+                    what: format!("{}: {what}", kernel.name),
+                    needed: u64::from(needed),
+                    available: u64::from(available),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `make` and turns what the device says against it into an error. In a browser the
+    /// device reports later, through its own handler.
+    fn checked<T>(&self, op: &str, make: impl FnOnce() -> T) -> Result<T> {
+        #[cfg(target_arch = "wasm32")]
+        {
+            let _ = op;
+            Ok(make())
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let made = make();
+            let errors = [validation, memory].map(|scope| pollster::block_on(scope.pop()));
+            match errors.into_iter().flatten().next() {
+                None => Ok(made),
+                Some(e) => Err(failed(op, e)),
+            }
+        }
+    }
+}
+
+fn entry(
+    binding: u32,
+    ty: wgpu::BufferBindingType,
+    has_dynamic_offset: bool,
+    size: usize,
+) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset,
+            min_binding_size: wgpu::BufferSize::new(size as u64),
+        },
+        count: None,
+    }
+}
+
+fn failed(op: &str, reason: impl std::fmt::Display) -> Error {
+    Error::Device {
+        op: op.to_owned(),
+        // wgpu's messages run over several lines.
+        reason: reason
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" "),
+    }
+}
+
+/// The name by which an adapter is listed and found.
+pub(crate) fn describe(info: &wgpu::AdapterInfo) -> String {
+    format!("{} ({})", info.name, info.backend)
+}
+
+/// Hardware before software; the native interfaces before GL.
+fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (kind, u8::from(info.backend == wgpu::Backend::Gl))
+}

@@ -1,0 +1,135 @@
+//! Every kernel on a device against its twin in double precision.
+//!
+//! Buffers for which a sample gives no contents are filled with NaN first, so that a kernel which
+//! reads what it should have written shows; behind every buffer stand guard cells, inside the
+//! binding, that must survive.
+
+use super::{Outcome, compare, tolerance};
+use crate::context::Context;
+use crate::error::Result;
+use crate::kernel::{Access, Data, Element, Kernel, Sample};
+use crate::plan::{BufferId, Plan};
+use crate::program::Program;
+use crate::rng::Rng;
+use crate::tensor::Tensor;
+
+/// Sizes around the edges of tiles and workgroups, and primes.
+pub const SIZES: &[[usize; 3]] = &[
+    [1, 1, 1],
+    [1, 2, 0],
+    [2, 1, 1],
+    [3, 4, 2],
+    [4, 5, 3],
+    [5, 63, 7],
+    [7, 64, 8],
+    [8, 65, 9],
+    [15, 16, 17],
+    [16, 17, 15],
+    [17, 31, 16],
+    [63, 64, 65],
+    [64, 65, 63],
+    [65, 63, 64],
+    [13, 127, 31],
+    [129, 11, 128],
+    [1, 257, 5],
+    [131, 1, 4],
+];
+
+const GUARD: usize = 67;
+const GUARD_FLOAT: f32 = -12_345.75;
+const GUARD_UINT: u32 = 0xdead_beef;
+
+/// Runs a kernel's sample of this size on `context` and on the oracle.
+///
+/// # Errors
+/// If the sample cannot be made or the device fails.
+pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Result<Vec<Outcome>> {
+    let seed = size.iter().fold(1, |s, &v| s * 1_009 + v as u64);
+    let sample = || guarded((kernel.sample)(size, &mut Rng::new(seed))?);
+    let got = run(context, sample()?)?;
+    let want = run(&Context::cpu_f64(), sample()?)?;
+    let plan = got.plan();
+    let section = plan.sections()[0].name;
+    let steps = plan.section(section)?;
+    let limit = tolerance::kernel(context.dtype(), plan.cost(steps.clone()).length);
+    let case = format!("{} {size:?}", kernel.name);
+    let mut outcomes = Vec::new();
+    for id in written(plan) {
+        let buffer = plan.buffer(id);
+        let (got, want) = (values(got.tensor(id))?, values(want.tensor(id))?);
+        let len = buffer.len() - GUARD;
+        let intact = got[len..] == want[len..];
+        let error = if intact {
+            compare(&got[..len], &want[..len]).error
+        } else {
+            f64::INFINITY
+        };
+        let name = if intact {
+            buffer.name.clone()
+        } else {
+            format!("{} (guard cells overwritten)", buffer.name)
+        };
+        outcomes.push(Outcome::new(context, &case, name, error, limit));
+    }
+    Ok(outcomes)
+}
+
+/// Makes room for guard cells behind every buffer.
+fn guarded(mut sample: Sample) -> Result<Sample> {
+    for buffer in &mut sample.plan.buffers {
+        buffer.shape = vec![buffer.len() + GUARD];
+    }
+    Ok(sample)
+}
+
+fn run(context: &Context, sample: Sample) -> Result<Program> {
+    let Sample { plan, data } = sample;
+    let program = Program::new(context, plan, &[])?;
+    for (id, buffer) in program.plan().ids() {
+        let len = buffer.len() - GUARD;
+        let given = data.iter().find(|(d, _)| *d == id).map(|(_, d)| d);
+        match buffer.element {
+            Element::Float => {
+                let mut values = match given {
+                    Some(Data::Float(v)) => v.clone(),
+                    _ => vec![f32::NAN; len],
+                };
+                values.resize(len + GUARD, GUARD_FLOAT);
+                program.tensor(id).write(&values)?;
+            }
+            Element::Uint => {
+                let mut values = match given {
+                    Some(Data::Uint(v)) => v.clone(),
+                    _ => vec![u32::MAX; len],
+                };
+                values.resize(len + GUARD, GUARD_UINT);
+                program.tensor(id).write_uint(&values)?;
+            }
+        }
+    }
+    let section = program.plan().sections()[0].name;
+    program.run(section)?;
+    Ok(program)
+}
+
+/// Every buffer that some step writes.
+pub(crate) fn written(plan: &Plan) -> Vec<BufferId> {
+    let mut ids: Vec<BufferId> = plan
+        .steps()
+        .iter()
+        .flat_map(|s| s.bindings.iter().zip(s.kernel.bindings))
+        .filter(|(_, b)| b.access != Access::Read)
+        .map(|(&id, _)| id)
+        .collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// The contents of a tensor of either kind.
+pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    match tensor.element() {
+        Element::Float => tensor.read_f64(),
+        Element::Uint => Ok(tensor.read_uint()?.into_iter().map(f64::from).collect()),
+    }
+}

@@ -1,0 +1,183 @@
+//! Where work runs: a device of the host's, one of our own, or the CPU.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+#[cfg(feature = "gpu")]
+pub(crate) use crate::backend::gpu::Gpu;
+
+/// A device to run on. Cheap to clone; clones share the pipelines that were built.
+#[derive(Clone, Debug)]
+pub struct Context {
+    device: Arc<Device>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Device {
+    Cpu(Dtype),
+    #[cfg(feature = "gpu")]
+    Gpu(Gpu),
+}
+
+/// The type of the numbers that a context computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// 32-bit floats: GPUs and the CPU backend.
+    F32,
+    /// 64-bit floats: the CPU oracle.
+    F64,
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        })
+    }
+}
+
+impl Context {
+    /// The CPU backend in single precision.
+    pub fn cpu() -> Self {
+        Self::new(Device::Cpu(Dtype::F32))
+    }
+
+    /// The CPU backend in double precision: the oracle that other results are compared with.
+    pub fn cpu_f64() -> Self {
+        Self::new(Device::Cpu(Dtype::F64))
+    }
+
+    pub(crate) fn new(device: Device) -> Self {
+        Self {
+            device: Arc::new(device),
+        }
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The device that a name stands for, waiting for it to open.
+    ///
+    /// | name | device |
+    /// |---|---|
+    /// | `auto` | a hardware GPU if there is one, else the CPU backend |
+    /// | `cpu` | the CPU backend in f32 |
+    /// | `gpu` | a hardware GPU |
+    /// | anything else | the first adapter whose name or backend contains it, software adapters included |
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if no adapter fits, [`Error::Device`] if it does not open.
+    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    pub fn open(name: &str) -> Result<Self> {
+        pollster::block_on(Self::open_async(name))
+    }
+
+    /// [`Self::open`] without a GPU backend in this build: `auto` and `cpu` are the CPU.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] for every other name.
+    #[cfg(not(feature = "gpu"))]
+    pub fn open(name: &str) -> Result<Self> {
+        match name {
+            "auto" | "cpu" => Ok(Self::cpu()),
+            _ => Err(Error::NoAdapter {
+                asked: name.to_owned(),
+                available: Vec::new(),
+            }),
+        }
+    }
+
+    /// A one-line name: the adapter and its backend, or the CPU and its precision.
+    pub fn name(&self) -> String {
+        match self.device() {
+            Device::Cpu(dtype) => format!("CPU {dtype}"),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.name(),
+        }
+    }
+
+    /// The type of the numbers it computes with.
+    pub fn dtype(&self) -> Dtype {
+        match self.device() {
+            Device::Cpu(dtype) => *dtype,
+            #[cfg(feature = "gpu")]
+            Device::Gpu(_) => Dtype::F32,
+        }
+    }
+
+    /// True if work runs on a GPU adapter, be it hardware or software.
+    pub fn is_gpu(&self) -> bool {
+        !matches!(self.device(), Device::Cpu(_))
+    }
+
+    /// Waits until everything submitted to the device is done; on the CPU there is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(&self) -> Result<()> {
+        match self.device() {
+            Device::Cpu(_) => Ok(()),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.wait(),
+        }
+    }
+
+    /// True if both are the same device, so that one can use the other's tensors.
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.device, &other.device)
+            || matches!((self.device(), other.device()), (Device::Cpu(a), Device::Cpu(b)) if a == b)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Context {
+    /// A device and queue that the host owns. They keep their limits and features; the host goes
+    /// on submitting and polling as it likes.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        Self::new(Device::Gpu(Gpu::new(device, queue)))
+    }
+
+    /// [`Self::open`] where blocking is not possible, as in a browser.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_async(name: &str) -> Result<Self> {
+        match name {
+            "cpu" => Ok(Self::cpu()),
+            "auto" => match Gpu::open("gpu").await {
+                Ok(gpu) => Ok(Self::new(Device::Gpu(gpu))),
+                Err(Error::NoAdapter { .. }) => Ok(Self::cpu()),
+                Err(e) => {
+                    log::warn!("{e}; using the CPU");
+                    Ok(Self::cpu())
+                }
+            },
+            _ => Gpu::open(name).await.map(|gpu| Self::new(Device::Gpu(gpu))),
+        }
+    }
+
+    /// Every adapter of this machine, hardware first.
+    pub async fn adapters() -> Vec<wgpu::Adapter> {
+        Gpu::adapters().await
+    }
+
+    /// Opens an adapter with all the limits it offers and the features that the kernels can use.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it does not open.
+    pub async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        Ok(Self::new(Device::Gpu(Gpu::from_adapter(adapter).await?)))
+    }
+
+    /// The device and queue, unless this is the CPU.
+    pub fn wgpu(&self) -> Option<(&wgpu::Device, &wgpu::Queue)> {
+        match self.device() {
+            Device::Cpu(_) => None,
+            Device::Gpu(gpu) => Some((&gpu.device, &gpu.queue)),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Writing a file so that its path holds either the old content or the whole new one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf, is_separator};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// How many links in a row are followed, as many as Linux follows.
+const MAX_LINKS: usize = 40;
+/// How many taken names for the temporary file are passed over.
+const MAX_NAMES: usize = 1000;
+
+/// Writes what `write` produces to `path`, replacing a file that is there only once all of it
+/// is on the disk.
+///
+/// The content goes to a temporary file in the same folder (suffix `.tmp`), is flushed and
+/// synced, and is renamed over `path`. Whatever fails, the temporary file is removed and the
+/// old file stays as it was. A file that is replaced hands on its permissions; a symbolic link
+/// stays and its target is replaced. What is there and is no file (a terminal, a pipe,
+/// `/dev/stdout`) is written to directly.
+///
+/// # Errors
+///
+/// [`Error::Value`] if `path` does not end in a file name, [`Error::Io`] if `write` or the
+/// system fails, if `path` is a folder, or if the file there is read-only.
+pub fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
+    if !ends_in_a_file_name(path) {
+        return Err(Error::value(
+            "write_atomically",
+            "path",
+            "a path that ends in a file name",
+            format!("'{}'", path.display()),
+        ));
+    }
+    replace(path, write).map_err(|source| Error::io(path, source))
+}
+
+fn ends_in_a_file_name(path: &Path) -> bool {
+    // `file_name` alone would take "runs/" for a file called "runs".
+    let closed = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .last()
+        .is_some_and(|&byte| is_separator(char::from(byte)));
+    path.file_name().is_some() && !closed
+}
+
+fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let permissions = match fs::metadata(path) {
+        // A rename would put a plain file in the place of a device. A folder does not open.
+        Ok(there) if !there.is_file() => {
+            return fill(&OpenOptions::new().write(true).open(path)?, write);
+        }
+        // A rename does not ask whether the file it replaces may be written.
+        Ok(there) if there.permissions().readonly() => {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        Ok(there) => Some(there.permissions()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let target = link_target(path)?;
+    let folder = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+
+    let (mut temporary, file) = Temporary::create(folder)?;
+    fill(&file, write)?;
+    if let Some(permissions) = permissions {
+        file.set_permissions(permissions)?;
+    }
+    file.sync_all()?;
+    drop(file);
+    fs::rename(&temporary.path, &target)?;
+    temporary.renamed = true;
+    sync_folder(folder);
+    Ok(())
+}
+
+fn fill(file: &File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut buffered = BufWriter::new(file);
+    write(&mut buffered)?;
+    buffered.flush()
+}
+
+/// The path behind any number of symbolic links; nothing need be there.
+fn link_target(path: &Path) -> io::Result<PathBuf> {
+    let mut at = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&at) {
+            Ok(there) if there.is_symlink() => {
+                let next = fs::read_link(&at)?;
+                // A relative link counts from the folder it lies in.
+                at = at.parent().map_or_else(|| next.clone(), |p| p.join(&next));
+            }
+            Ok(_) => return Ok(at),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(at),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("too many symbolic links"))
+}
+
+/// Makes the rename itself last through a power cut.
+fn sync_folder(folder: &Path) {
+    // The new file is in place by now, and some file systems cannot sync a folder: failing
+    // here would report a write that did happen as one that did not.
+    #[cfg(unix)]
+    if let Ok(opened) = File::open(folder) {
+        let _ = opened.sync_all();
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
+}
+
+/// A file that is removed again unless it has been renamed.
+struct Temporary {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Temporary {
+    fn create(folder: &Path) -> io::Result<(Self, File)> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        for _ in 0..MAX_NAMES {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            // Not made from the target's name, which may already be as long as names can be.
+            let name = format!(".wgrnn-{}-{count}.tmp", std::process::id());
+            let path = folder.join(name);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => {
+                    let renamed = false;
+                    return Ok((Self { path, renamed }, file));
+                }
+                // Left by a process of the same id that was killed.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // The failure that led here is the one worth reporting.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn replaces_the_file_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomically(&path, |out| out.write_all(b"one")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        write_atomically(&path, |out| {
+            out.write_all(b"two")?;
+            assert_eq!(fs::read(&path)?, b"one", "old content until the end");
+            let temporary = names(folder.path());
+            assert_eq!(temporary.len(), 2);
+            assert!(temporary[0].ends_with(".tmp"), "{temporary:?}");
+            out.write_all(b" lines")
+        })
+        .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two lines");
+        assert_eq!(names(folder.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn a_failing_writer_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "old").unwrap();
+        let error = write_atomically(&path, |out| {
+            out.write_all(&[7; 100_000])?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        match &error {
+            Error::Io {
+                path: named,
+                source,
+            } => {
+                assert_eq!(named, &path);
+                assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_panicking_writer_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "old").unwrap();
+        let panicked = std::panic::catch_unwind(|| {
+            write_atomically(&path, |out| {
+                out.write_all(b"half")?;
+                panic!("on purpose")
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["a"]);
+    }
+
+    #[test]
+    fn a_folder_or_a_missing_folder_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let missing = folder.path().join("missing").join("a");
+        for path in [&inner, &missing] {
+            let error = write_atomically(path, |out| out.write_all(b"x")).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+        }
+        assert_eq!(names(folder.path()), ["inner"]);
+        assert!(names(&inner).is_empty());
+    }
+
+    #[test]
+    fn a_path_without_a_file_name_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let closed = format!("{}/new/", folder.path().display());
+        for path in ["", "/", "..", "a/..", &closed] {
+            let error = write_atomically(Path::new(path), |out| out.write_all(b"x")).unwrap_err();
+            assert!(matches!(error, Error::Value { .. }), "{path}: {error}");
+        }
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn passes_over_temporary_names_that_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, _file) = Temporary::create(folder.path()).unwrap();
+        let taken = first.path.file_name().unwrap().to_str().unwrap();
+        let count: u64 = taken.rsplit(['-', '.']).nth(1).unwrap().parse().unwrap();
+        for next in count + 1..count + 50 {
+            let name = format!(".wgrnn-{}-{next}.tmp", std::process::id());
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let path = folder.path().join("a");
+        write_atomically(&path, |out| out.write_all(b"x")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_read_only_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "old").unwrap();
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&path, permissions).unwrap();
+        let error = write_atomically(&path, |out| out.write_all(b"x")).unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[cfg(unix)]
+    mod unix {
+        use super::*;
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+        #[test]
+        fn links_stay_and_their_targets_are_written() {
+            let folder = tempfile::tempdir().unwrap();
+            let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+            fs::create_dir(&here).unwrap();
+            fs::create_dir(&there).unwrap();
+            symlink("../there/middle", here.join("link")).unwrap();
+            symlink("file", there.join("middle")).unwrap();
+            // The first write finds a link to nothing, the second one to a file.
+            for content in ["one", "two"] {
+                write_atomically(&here.join("link"), |out| out.write_all(content.as_bytes()))
+                    .unwrap();
+                assert_eq!(fs::read_to_string(there.join("file")).unwrap(), content);
+            }
+            assert!(here.join("link").is_symlink());
+            assert!(there.join("middle").is_symlink());
+            assert_eq!(names(&here), ["link"]);
+            assert_eq!(names(&there), ["file", "middle"]);
+        }
+
+        #[test]
+        fn a_circle_of_links_is_an_error() {
+            let folder = tempfile::tempdir().unwrap();
+            symlink("b", folder.path().join("a")).unwrap();
+            symlink("a", folder.path().join("b")).unwrap();
+            let path = folder.path().join("a");
+            assert!(write_atomically(&path, |out| out.write_all(b"x")).is_err());
+            assert!(link_target(&path).is_err());
+        }
+
+        #[test]
+        fn permissions_are_handed_on() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a");
+            fs::write(&path, "old").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            write_atomically(&path, |out| out.write_all(b"new")).unwrap();
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o640);
+        }
+
+        #[test]
+        fn what_is_no_file_is_not_replaced() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("socket");
+            let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+            // A socket cannot be opened like a file, so the write fails; what counts is that
+            // it is still a socket.
+            assert!(write_atomically(&path, |out| out.write_all(b"x")).is_err());
+            assert!(fs::metadata(&path).unwrap().file_type().is_socket());
+            assert_eq!(names(folder.path()), ["socket"]);
+        }
+
+        #[cfg(target_os = "linux")]
+        #[test]
+        fn a_full_disk_is_an_error_even_when_the_content_fits_the_buffer() {
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let error = fill(&full, |out| out.write_all(b"x")).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+    }
+}

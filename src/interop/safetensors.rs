@@ -1,0 +1,650 @@
+//! Named arrays in a safetensors file, the format PyTorch state dicts are exchanged in.
+//!
+//! Reading goes through the `safetensors` crate. Writing does not: that crate keeps the
+//! metadata in a hash map and writes it in another order each time, and equal archives should
+//! make equal files. The layout written is the same: 8 bytes little-endian header length, a
+//! JSON header padded with spaces to a multiple of 8 bytes, then the arrays in row-major,
+//! little-endian order, those with the widest elements first so that all lie aligned.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use ::safetensors::{Dtype, SafeTensors};
+
+use super::atomic::write_atomically;
+use crate::error::{Error, Result};
+
+/// The name under which the format keeps its metadata.
+const METADATA: &str = "__metadata__";
+/// The longest header that readers of the format accept, in bytes.
+const MAX_HEADER: usize = 100_000_000;
+/// Elements converted to bytes at a time.
+const BLOCK: usize = 8192;
+
+/// What a safetensors file holds: arrays and strings, both by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Archive {
+    /// The arrays.
+    pub tensors: BTreeMap<String, Array>,
+    /// The strings stored beside them; empty if the file has none.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An array of any rank in row-major order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    /// The size of each dimension; empty for a single number.
+    pub shape: Vec<usize>,
+    /// The elements, as many as the product of `shape`.
+    pub data: Data,
+}
+
+/// The elements of an [`Array`], in the type they have in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 64-bit floats.
+    F64(Vec<f64>),
+    /// Signed 64-bit integers.
+    I64(Vec<i64>),
+    /// Unsigned 32-bit integers.
+    U32(Vec<u32>),
+    /// Bytes.
+    U8(Vec<u8>),
+}
+
+impl Data {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F64(values) => values.len(),
+            Self::I64(values) => values.len(),
+            Self::U32(values) => values.len(),
+            Self::U8(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The element type's name in the format: `F32`, `F64`, `I64`, `U32` or `U8`.
+    pub fn dtype(&self) -> &'static str {
+        match self {
+            Self::F32(_) => "F32",
+            Self::F64(_) => "F64",
+            Self::I64(_) => "I64",
+            Self::U32(_) => "U32",
+            Self::U8(_) => "U8",
+        }
+    }
+
+    /// Bytes per element.
+    fn width(&self) -> usize {
+        match self {
+            Self::F64(_) | Self::I64(_) => 8,
+            Self::F32(_) | Self::U32(_) => 4,
+            Self::U8(_) => 1,
+        }
+    }
+}
+
+impl Array {
+    /// The elements as `f64`; exact but for integers beyond 2^53.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match &self.data {
+            Data::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
+            Data::F64(values) => values.clone(),
+            Data::I64(values) => values.iter().map(|&v| v as f64).collect(),
+            Data::U32(values) => values.iter().map(|&v| f64::from(v)).collect(),
+            Data::U8(values) => values.iter().map(|&v| f64::from(v)).collect(),
+        }
+    }
+
+    /// The elements if they are 32-bit floats.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            Data::F32(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The elements if they are 64-bit floats.
+    pub fn as_f64(&self) -> Option<&[f64]> {
+        match &self.data {
+            Data::F64(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The elements if they are signed 64-bit integers.
+    pub fn as_i64(&self) -> Option<&[i64]> {
+        match &self.data {
+            Data::I64(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The elements if they are unsigned 32-bit integers.
+    pub fn as_u32(&self) -> Option<&[u32]> {
+        match &self.data {
+            Data::U32(values) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// The elements if they are bytes.
+    pub fn as_u8(&self) -> Option<&[u8]> {
+        match &self.data {
+            Data::U8(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the archive at `path`.
+///
+/// # Errors
+///
+/// [`Error::Io`] if the file cannot be read; [`Error::Format`] if it is no safetensors file, is
+/// cut short, or has a tensor of another element type than [`Data`] has (F16 and BF16 among
+/// them).
+pub fn load(path: &Path) -> Result<Archive> {
+    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
+    parse(&bytes).map_err(|reason| Error::format(path, reason))
+}
+
+/// Writes `archive` to `path` as [`write_atomically`] does: on any failure the file that was
+/// there stays whole. Equal archives make equal files.
+///
+/// # Errors
+///
+/// [`Error::Shape`] if an array has not as many elements as its shape says; [`Error::Value`] if
+/// a tensor has the reserved name `__metadata__`, if names and metadata exceed the format's
+/// 100 MB, or if `path` does not end in a file name; [`Error::Io`] if the system refuses.
+pub fn save(path: &Path, archive: &Archive) -> Result<()> {
+    let header = header(archive)?;
+    write_atomically(path, |out| {
+        out.write_all(&header)?;
+        in_file_order(archive)
+            .into_iter()
+            .try_for_each(|(_, array)| write_data(out, &array.data))
+    })
+}
+
+fn parse(bytes: &[u8]) -> Result<Archive, String> {
+    if let Some(number) = oversized(bytes) {
+        return Err(format!(
+            "the header has a size or offset of at least {number}"
+        ));
+    }
+    let (header, layout) = SafeTensors::read_metadata(bytes).map_err(|error| {
+        // The reader's words may quote a name out of the file.
+        format!("not a safetensors file: {error}").replace(char::is_control, " ")
+    })?;
+    let data = bytes.get(8 + header..).unwrap_or_default();
+    let mut tensors = BTreeMap::new();
+    // Sorted, so that of several unreadable tensors always the same one is named.
+    for (name, info) in layout.tensors().into_iter().collect::<BTreeMap<_, _>>() {
+        let (start, end) = info.data_offsets;
+        let raw = data
+            .get(start..end)
+            .ok_or_else(|| format!("tensor {name:?}: its bytes are not in the file"))?;
+        let data = match info.dtype {
+            Dtype::F32 => Data::F32(read_le(raw, f32::from_le_bytes)),
+            Dtype::F64 => Data::F64(read_le(raw, f64::from_le_bytes)),
+            Dtype::I64 => Data::I64(read_le(raw, i64::from_le_bytes)),
+            Dtype::U32 => Data::U32(read_le(raw, u32::from_le_bytes)),
+            Dtype::U8 => Data::U8(raw.to_vec()),
+            other => {
+                return Err(format!(
+                    "tensor {name:?}: dtype must be F32, F64, I64, U32 or U8, got {other}"
+                ));
+            }
+        };
+        let shape = info.shape.clone();
+        if elements(&shape) != Some(data.len()) {
+            return Err(format!(
+                "tensor {name:?}: shape {shape:?} does not fit its {} elements",
+                data.len()
+            ));
+        }
+        tensors.insert(name, Array { shape, data });
+    }
+    let metadata = layout.metadata().clone().unwrap_or_default();
+    Ok(Archive {
+        tensors,
+        metadata: metadata.into_iter().collect(),
+    })
+}
+
+/// The first number in the header that exceeds what memory can hold, as far as it was read.
+///
+/// The reader adds offsets up without asking whether the sum overflows; no array or offset in a
+/// file that was read into memory can be this large.
+fn oversized(bytes: &[u8]) -> Option<usize> {
+    let (length, rest) = bytes.split_first_chunk::<8>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let (mut quoted, mut escaped, mut number) = (false, false, 0_usize);
+    for &byte in rest.get(..length)? {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'0'..=b'9' => {
+                number = number
+                    .saturating_mul(10)
+                    .saturating_add(usize::from(byte - b'0'));
+                if isize::try_from(number).is_err() {
+                    return Some(number);
+                }
+            }
+            _ => number = 0,
+        }
+    }
+    None
+}
+
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape
+        .iter()
+        .try_fold(1_usize, |n, &size| n.checked_mul(size))
+}
+
+fn read_le<T, const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    raw.as_chunks()
+        .0
+        .iter()
+        .map(|&chunk| value(chunk))
+        .collect()
+}
+
+fn in_file_order(archive: &Archive) -> Vec<(&String, &Array)> {
+    let mut tensors: Vec<_> = archive.tensors.iter().collect();
+    // Stable: equal widths stay in order of their names.
+    tensors.sort_by_key(|(_, array)| Reverse(array.data.width()));
+    tensors
+}
+
+/// The header with its length before it and its padding behind.
+fn header(archive: &Archive) -> Result<Vec<u8>> {
+    let mut entries = Vec::new();
+    if !archive.metadata.is_empty() {
+        let strings: Vec<_> = archive
+            .metadata
+            .iter()
+            .map(|(key, value)| format!("{}:{}", quoted(key), quoted(value)))
+            .collect();
+        entries.push(format!("\"{METADATA}\":{{{}}}", strings.join(",")));
+    }
+    let mut start = 0;
+    for (name, Array { shape, data }) in in_file_order(archive) {
+        if name == METADATA {
+            return Err(Error::value(
+                "safetensors::save",
+                "a tensor's name",
+                format!("other than {METADATA}"),
+                name,
+            ));
+        }
+        if elements(shape) != Some(data.len()) {
+            let got = format!("{} elements", data.len());
+            return Err(Error::Shape {
+                op: "safetensors::save",
+                arg: name.clone(),
+                expected: format!("the product of its shape {shape:?}"),
+                got,
+            });
+        }
+        let end = start + data.len() * data.width();
+        entries.push(format!(
+            "{}:{{\"dtype\":\"{}\",\"shape\":{shape:?},\"data_offsets\":[{start},{end}]}}",
+            quoted(name),
+            data.dtype(),
+        ));
+        start = end;
+    }
+    let mut json = format!("{{{}}}", entries.join(",")).into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    if json.len() > MAX_HEADER {
+        return Err(Error::value(
+            "safetensors::save",
+            "archive",
+            format!("names and metadata of at most {MAX_HEADER} bytes"),
+            json.len(),
+        ));
+    }
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut json);
+    Ok(bytes)
+}
+
+/// `text` as a JSON string.
+fn quoted(text: &str) -> String {
+    let mut json = String::with_capacity(text.len() + 2);
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => json.extend(['\\', c]),
+            // Writing to a string cannot fail.
+            '\0'..='\u{1f}' => drop(write!(json, "\\u{:04x}", u32::from(c))),
+            _ => json.push(c),
+        }
+    }
+    json.push('"');
+    json
+}
+
+fn write_data(out: &mut dyn Write, data: &Data) -> io::Result<()> {
+    match data {
+        Data::F32(values) => write_le(out, values, f32::to_le_bytes),
+        Data::F64(values) => write_le(out, values, f64::to_le_bytes),
+        Data::I64(values) => write_le(out, values, i64::to_le_bytes),
+        Data::U32(values) => write_le(out, values, u32::to_le_bytes),
+        Data::U8(values) => out.write_all(values),
+    }
+}
+
+fn write_le<T: Copy, const N: usize>(
+    out: &mut dyn Write,
+    values: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+) -> io::Result<()> {
+    let mut block = Vec::with_capacity(N * BLOCK.min(values.len()));
+    for values in values.chunks(BLOCK) {
+        block.clear();
+        for &value in values {
+            block.extend_from_slice(&bytes(value));
+        }
+        out.write_all(&block)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(shape: &[usize], data: Data) -> Array {
+        Array {
+            shape: shape.to_vec(),
+            data,
+        }
+    }
+
+    fn sample() -> Archive {
+        let nan = f32::from_bits(0x7fc1_2345);
+        let tensors = [
+            (
+                "f32",
+                array(&[2, 2], Data::F32(vec![1.5, -0.0, nan, 1e-45])),
+            ),
+            (
+                "f64",
+                array(&[1], Data::F64(vec![f64::from_bits(0xfff8_0000_0000_0abc)])),
+            ),
+            ("i64", array(&[2, 1], Data::I64(vec![i64::MIN, 7]))),
+            ("u32", array(&[], Data::U32(vec![u32::MAX]))),
+            ("u8", array(&[3], Data::U8(vec![0, 1, 255]))),
+            ("none", array(&[0, 4], Data::F32(Vec::new()))),
+            (
+                "odd \"name\n\\ 99999999999999999999 é",
+                array(&[1], Data::U8(vec![9])),
+            ),
+        ];
+        let metadata = [
+            ("format", "pt"),
+            ("vocabulary", "a\nb\t\"c\"\\\u{1}\u{7f}é\u{1f600}"),
+            ("", ""),
+        ];
+        Archive {
+            tensors: tensors.map(|(n, a)| (n.to_owned(), a)).into(),
+            metadata: metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        }
+    }
+
+    /// Every element's bits, so that NaN equals itself and -0 differs from 0.
+    fn bits(archive: &Archive) -> Vec<(String, Vec<usize>, &'static str, Vec<u8>)> {
+        let of = |(name, array): (&String, &Array)| {
+            let mut raw = Vec::new();
+            write_data(&mut raw, &array.data).unwrap();
+            (name.clone(), array.shape.clone(), array.data.dtype(), raw)
+        };
+        archive.tensors.iter().map(of).collect()
+    }
+
+    fn saved(archive: &Archive) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        save(&path, archive).unwrap();
+        fs::read(&path).unwrap()
+    }
+
+    /// A file of this header and this many data bytes.
+    fn file(json: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(json.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_round_trip_keeps_every_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        save(&path, &sample()).unwrap();
+        let loaded = load(&path).unwrap();
+        assert_eq!(bits(&loaded), bits(&sample()));
+        assert_eq!(loaded.metadata, sample().metadata);
+    }
+
+    #[test]
+    fn more_than_a_block_and_nothing_at_all_survive() {
+        let values: Vec<f32> = (0..BLOCK as u16 * 2 + 3).map(f32::from).collect();
+        let mut archive = Archive::default();
+        assert_eq!(parse(&saved(&archive)).unwrap(), archive);
+        let shape = [values.len()];
+        archive
+            .tensors
+            .insert("x".into(), array(&shape, Data::F32(values)));
+        assert_eq!(parse(&saved(&archive)).unwrap(), archive);
+        archive = Archive {
+            metadata: sample().metadata,
+            ..Archive::default()
+        };
+        assert_eq!(parse(&saved(&archive)).unwrap(), archive);
+    }
+
+    #[test]
+    fn the_bytes_are_the_formats() {
+        let mut archive = Archive::default();
+        archive
+            .tensors
+            .insert("a".into(), array(&[1], Data::U8(vec![5])));
+        archive
+            .tensors
+            .insert("b".into(), array(&[1, 1], Data::F32(vec![1.0])));
+        archive.metadata.insert("k".into(), "v".into());
+        let header = concat!(
+            r#"{"__metadata__":{"k":"v"},"#,
+            r#""b":{"dtype":"F32","shape":[1, 1],"data_offsets":[0,4]},"#,
+            r#""a":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}"#,
+        );
+        let padded = header.len().next_multiple_of(8);
+        let mut expected = file(&format!("{header:padded$}"), 0);
+        expected.extend([0, 0, 0x80, 0x3f, 5]);
+        assert_eq!(saved(&archive), expected);
+    }
+
+    #[test]
+    fn the_crates_own_files_are_read() {
+        let values: Vec<u8> = [1.0_f32, 2.0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let view = ::safetensors::tensor::TensorView::new(Dtype::F32, vec![2], &values).unwrap();
+        let bytes = ::safetensors::serialize([("w", view)], None).unwrap();
+        let archive = parse(&bytes).unwrap();
+        assert_eq!(archive.tensors["w"].as_f32(), Some(&[1.0, 2.0][..]));
+        assert!(archive.metadata.is_empty());
+    }
+
+    #[test]
+    fn accessors_give_their_own_type_only() {
+        let tensors = sample().tensors;
+        assert_eq!(tensors["i64"].as_i64(), Some(&[i64::MIN, 7][..]));
+        assert_eq!(tensors["u32"].as_u32(), Some(&[u32::MAX][..]));
+        assert_eq!(tensors["u8"].as_u8(), Some(&[0, 1, 255][..]));
+        assert!(tensors["f64"].as_f64().is_some());
+        for (name, array) in &tensors {
+            let given = [
+                array.as_f32().is_some(),
+                array.as_f64().is_some(),
+                array.as_i64().is_some(),
+                array.as_u32().is_some(),
+                array.as_u8().is_some(),
+            ];
+            assert_eq!(given.iter().filter(|&&given| given).count(), 1, "{name}");
+            assert_eq!(array.to_f64().len(), array.data.len());
+        }
+        assert_eq!(tensors["u8"].to_f64(), [0.0, 1.0, 255.0]);
+        assert_eq!(tensors["i64"].to_f64()[1], 7.0);
+    }
+
+    #[test]
+    fn every_prefix_of_a_file_is_refused() {
+        let bytes = saved(&sample());
+        for length in 0..bytes.len() {
+            assert!(
+                parse(&bytes[..length]).is_err(),
+                "{length} of {}",
+                bytes.len()
+            );
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(parse(&longer).is_err());
+    }
+
+    #[test]
+    fn a_damaged_header_never_panics() {
+        let bytes = saved(&sample());
+        let header = bytes.len() - 49;
+        let mut state = 1_u64;
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let mut damaged = bytes.clone();
+            for _ in 0..3 {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let at = (state >> 33) as usize % header;
+                damaged[at] = (state >> 24) as u8;
+            }
+            if let Err(reason) = parse(&damaged) {
+                assert!(!reason.contains('\n'), "{reason}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 10_000, "{refused}");
+    }
+
+    #[test]
+    fn offsets_that_would_overflow_are_refused() {
+        // Together these reach the end of the address space; the reader would add 8 to that.
+        let part = 1_u64 << 61;
+        let mut entries = Vec::new();
+        for n in 0..7 {
+            let (from, to) = (n * part, (n + 1) * part);
+            entries.push(format!(
+                r#""t{n}":{{"dtype":"U8","shape":[{part}],"data_offsets":[{from},{to}]}}"#
+            ));
+        }
+        entries.push(format!(
+            r#""t7":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}}"#,
+            part - 1,
+            7 * part,
+            u64::MAX
+        ));
+        let reason = parse(&file(&format!("{{{}}}", entries.join(",")), 0)).unwrap_err();
+        assert!(reason.contains("offset"), "{reason}");
+    }
+
+    #[test]
+    fn other_element_types_are_refused_by_tensor_and_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("half.safetensors");
+        for dtype in ["F16", "BF16"] {
+            let json = format!(
+                r#"{{"ok":{{"dtype":"U8","shape":[2],"data_offsets":[0,2]}},"w_hh":{{"dtype":"{dtype}","shape":[1],"data_offsets":[2,4]}}}}"#
+            );
+            fs::write(&path, file(&json, 4)).unwrap();
+            let error = load(&path).unwrap_err();
+            assert!(matches!(error, Error::Format { .. }), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("\"w_hh\"") && text.contains(&format!("got {dtype}")),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn reasons_are_one_line() {
+        let json = "{\"a\\nb\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[1,4]}}";
+        let reason = parse(&file(json, 4)).unwrap_err();
+        assert!(reason.contains("a b"), "{reason}");
+    }
+
+    #[test]
+    fn a_missing_file_is_an_io_error() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().join("none"), folder.path().to_path_buf()] {
+            let error = load(&path).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_not_saved_and_the_old_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "old").unwrap();
+        let refused = |name: &str, array: Array| {
+            let mut archive = sample();
+            archive.tensors.insert(name.to_owned(), array);
+            let error = save(&path, &archive).unwrap_err();
+            assert_eq!(fs::read(&path).unwrap(), b"old");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            error
+        };
+        let good = array(&[1], Data::U8(vec![1]));
+        assert!(matches!(refused(METADATA, good), Error::Value { .. }));
+        for shape in [vec![2], vec![usize::MAX, 2]] {
+            let error = refused("w", array(&shape, Data::U8(vec![1])));
+            assert!(
+                matches!(&error, Error::Shape { arg, .. } if arg == "w"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_save_the_system_refuses_is_an_io_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing").join("a");
+        for path in [&missing, &folder.path().to_path_buf()] {
+            let error = save(path, &sample()).unwrap_err();
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,43 @@
+//! The kernels, one file per shader: descriptor, parameters, CPU twin, test inputs.
+//!
+//! Each file has a function (or an argument struct with `push`) that checks shapes and adds the
+//! kernel's dispatch to a [`crate::plan::Builder`]. [`ALL`] lists the descriptors; validation,
+//! parity tests and benchmarks run over it, so a new kernel is a `.wgsl`, an `.rs` and a line here.
+
+pub mod copy;
+pub mod gemm;
+pub mod gru;
+pub mod lstm;
+pub mod reduce;
+pub mod rnn;
+pub mod step;
+pub mod transpose;
+
+use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+
+/// Every kernel of this crate.
+pub static ALL: &[&Kernel] = &[
+    &copy::COPY,
+    &copy::CARRY,
+    &copy::FILL,
+    &transpose::TRANSPOSE,
+    &gemm::GEMM,
+    &reduce::COLUMNS,
+    &reduce::TOTAL,
+    &rnn::FORWARD,
+    &rnn::BACKWARD,
+    &lstm::FORWARD,
+    &lstm::BACKWARD,
+    &gru::FORWARD,
+    &gru::BACKWARD,
+];
+
+/// A size or an offset as a shader's 32-bit parameter.
+pub(crate) fn index(op: &'static str, value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| Error::Limit {
+        what: format!("{op}: an index into a buffer"),
+        needed: value as u64,
+        available: u64::from(u32::MAX),
+    })
+}

@@ -1,0 +1,84 @@
+//! `transpose`: packs recurrent weights so that neighbouring units read neighbouring words.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::index;
+use crate::error::{Error, Result};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
+use crate::real::Real;
+use crate::twin;
+
+const TILE: usize = 16;
+
+/// `transpose`: `destination[c, r] = source[r, c]`.
+pub static TRANSPOSE: Kernel = Kernel {
+    name: "transpose",
+    wgsl: include_str!("../../shaders/transpose.wgsl"),
+    entry: "transpose",
+    bindings: &[Binding::read("source"), Binding::write("destination")],
+    params_size: size_of::<Params>(),
+    workgroup_size: (TILE * TILE) as u32,
+    workgroup_memory: (TILE * (TILE + 1) * 4) as u32,
+    twin: twin!(twin),
+    sample: |[rows, cols, _], rng| {
+        let mut b = Builder::new("transpose");
+        let source = b.float("source", &[rows, cols], Role::Input);
+        let destination = b.float("destination", &[cols, rows], Role::Output);
+        transpose(&mut b, source, destination)?;
+        Ok(Sample {
+            plan: b.finish(),
+            data: vec![(source, Data::Float(rng.uniforms(rows * cols, -1.0, 1.0)))],
+        })
+    },
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    cols: u32,
+}
+
+/// Adds the transposition of a whole buffer `[rows, cols]` into another `[cols, rows]`.
+///
+/// # Errors
+/// If the shapes are not each other's transpose.
+pub fn transpose(b: &mut Builder, source: BufferId, destination: BufferId) -> Result<()> {
+    let (from, to) = (&b.buffer(source).shape, &b.buffer(destination).shape);
+    let (&[rows, cols], true) = (from.as_slice(), from.iter().rev().eq(to)) else {
+        return Err(Error::shape(TRANSPOSE.name, "destination", from, to));
+    };
+    b.push(Dispatch {
+        kernel: &TRANSPOSE,
+        constants: &[],
+        bindings: &[source, destination],
+        params: Params {
+            rows: index(TRANSPOSE.name, rows)?,
+            cols: index(TRANSPOSE.name, cols)?,
+        },
+        grid: Grid::Groups([cols.div_ceil(TILE), rows.div_ceil(TILE), 1]),
+        cost: Cost {
+            flops: 0,
+            bytes: 8 * (rows * cols) as u64,
+            length: 1,
+        },
+    })
+}
+
+fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let p: Params = args.params()?;
+    let (source, destination) = (args.read(0)?, args.write(1)?);
+    let (rows, cols) = (p.rows as usize, p.cols as usize);
+    // Squares small enough for both sides to stay in the cache.
+    for r0 in (0..rows).step_by(TILE) {
+        for c0 in (0..cols).step_by(TILE) {
+            for r in r0..(r0 + TILE).min(rows) {
+                for c in c0..(c0 + TILE).min(cols) {
+                    destination[c * rows + r] = source[r * cols + c];
+                }
+            }
+        }
+    }
+    Ok(())
+}

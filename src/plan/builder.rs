@@ -1,0 +1,251 @@
+//! Building a plan: buffers, sections and checked dispatches.
+
+use bytemuck::NoUninit;
+
+use super::{Buffer, BufferId, Cost, PARAMS_STRIDE, Plan, Role, Section, Step};
+use crate::error::{Error, Result};
+use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS};
+
+/// The most workgroups in one dimension of a dispatch.
+const MAX_GROUPS: u32 = 65_535;
+
+/// Collects buffers and steps, checks each step, and ends as a [`Plan`].
+#[derive(Debug)]
+pub struct Builder {
+    plan: Plan,
+}
+
+/// One dispatch on its way into a plan.
+#[derive(Debug)]
+pub struct Dispatch<'a, P> {
+    /// Which kernel.
+    pub kernel: &'static Kernel,
+    /// The constants it is specialised to.
+    pub constants: &'a [Constant],
+    /// Its buffers, in the order of the kernel's bindings.
+    pub bindings: &'a [BufferId],
+    /// Its parameters.
+    pub params: P,
+    /// How many invocations there must be at least, one element each, for a kernel that indexes
+    /// with `flat_index`; or the workgroups themselves.
+    pub grid: Grid,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// The size of a dispatch.
+#[derive(Debug, Clone, Copy)]
+pub enum Grid {
+    /// At least this many invocations, folded over x and y (`flat_index` in the shader).
+    Flat(usize),
+    /// This many workgroups in x, y and z.
+    Groups([usize; 3]),
+}
+
+impl Builder {
+    /// An empty plan.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            plan: Plan {
+                name: name.into(),
+                buffers: Vec::new(),
+                steps: Vec::new(),
+                sections: Vec::new(),
+                params: Vec::new(),
+            },
+        }
+    }
+
+    /// Adds a buffer of floats. If its name is taken, a number is put behind it.
+    pub fn float(&mut self, name: &str, shape: &[usize], role: Role) -> BufferId {
+        self.add(name, shape, Element::Float, role)
+    }
+
+    /// Adds a buffer of unsigned integers.
+    pub fn uint(&mut self, name: &str, shape: &[usize], role: Role) -> BufferId {
+        self.add(name, shape, Element::Uint, role)
+    }
+
+    fn add(&mut self, name: &str, shape: &[usize], element: Element, role: Role) -> BufferId {
+        let taken = |n: &str| self.plan.buffers.iter().any(|b| b.name == n);
+        let mut unique = name.to_owned();
+        let mut number = 2;
+        while taken(&unique) {
+            unique = format!("{name}.{number}");
+            number += 1;
+        }
+        self.plan.buffers.push(Buffer {
+            name: unique,
+            shape: shape.to_vec(),
+            element,
+            role,
+        });
+        BufferId(self.plan.buffers.len() - 1)
+    }
+
+    /// The buffer with this id.
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.plan.buffers[id.0]
+    }
+
+    /// Starts a section; the steps that follow belong to it.
+    pub fn section(&mut self, name: &'static str) {
+        let at = self.plan.steps.len();
+        self.plan.sections.push(Section {
+            name,
+            steps: at..at,
+        });
+    }
+
+    /// Adds a dispatch to the current section (`main` if none was started).
+    ///
+    /// # Errors
+    /// If its buffers do not fit the kernel's bindings, if one buffer is bound twice and written,
+    /// or if the grid is too large for any device.
+    pub fn push<P: NoUninit>(&mut self, dispatch: Dispatch<'_, P>) -> Result<()> {
+        let Dispatch {
+            kernel,
+            constants,
+            bindings,
+            params,
+            grid,
+            cost,
+        } = dispatch;
+        self.check_bindings(kernel, bindings)?;
+        let bytes = bytemuck::bytes_of(&params);
+        if bytes.len() != kernel.params_size || bytes.len() > PARAMS_STRIDE {
+            return Err(Error::shape(
+                kernel.name,
+                "params",
+                kernel.params_size.min(PARAMS_STRIDE),
+                bytes.len(),
+            ));
+        }
+        let start = self.plan.params.len();
+        self.plan.params.extend_from_slice(bytes);
+        self.plan.params.resize(start + PARAMS_STRIDE, 0);
+        if self.plan.sections.is_empty() {
+            self.section("main");
+        }
+        self.plan.steps.push(Step {
+            kernel,
+            constants: constants.to_vec(),
+            bindings: bindings.to_vec(),
+            params: start..start + bytes.len(),
+            grid: grid.groups(kernel)?,
+            cost,
+        });
+        let end = self.plan.steps.len();
+        if let Some(section) = self.plan.sections.last_mut() {
+            section.steps.end = end;
+        }
+        Ok(())
+    }
+
+    fn check_bindings(&self, kernel: &'static Kernel, bindings: &[BufferId]) -> Result<()> {
+        let expected = kernel.bindings.len();
+        if bindings.len() != expected || expected > MAX_BINDINGS {
+            return Err(Error::shape(
+                kernel.name,
+                "number of bindings",
+                expected.min(MAX_BINDINGS),
+                bindings.len(),
+            ));
+        }
+        for (i, (&id, binding)) in bindings.iter().zip(kernel.bindings).enumerate() {
+            let buffer = self.plan.buffers.get(id.0).ok_or_else(|| {
+                Error::value(kernel.name, binding.name, "a buffer of this plan", id.0)
+            })?;
+            if buffer.element != binding.element {
+                let (expected, got) = (binding.element, buffer.element);
+                return Err(Error::shape(kernel.name, binding.name, expected, got));
+            }
+            let clash = bindings[..i].iter().zip(kernel.bindings).any(|(&o, b)| {
+                o == id && (b.access != Access::Read || binding.access != Access::Read)
+            });
+            if clash {
+                return Err(Error::value(
+                    kernel.name,
+                    binding.name,
+                    "a buffer that no other binding of the step writes or reads",
+                    &buffer.name,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The finished plan.
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
+}
+
+impl Grid {
+    fn groups(self, kernel: &Kernel) -> Result<[u32; 3]> {
+        let groups = match self {
+            Self::Flat(n) => {
+                let groups = n.div_ceil(kernel.workgroup_size as usize);
+                let y = groups.div_ceil(MAX_GROUPS as usize).max(1);
+                [groups.div_ceil(y), y, 1]
+            }
+            Self::Groups(groups) => groups,
+        };
+        let mut out = [0; 3];
+        for (o, &g) in out.iter_mut().zip(&groups) {
+            *o = u32::try_from(g)
+                .ok()
+                .filter(|g| *g <= MAX_GROUPS)
+                .ok_or_else(|| Error::Limit {
+                    what: format!("{}: workgroups per dimension", kernel.name),
+                    needed: g as u64,
+                    available: u64::from(MAX_GROUPS),
+                })?;
+        }
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::copy;
+
+    #[test]
+    fn names_stay_unique() {
+        let mut b = Builder::new("p");
+        let one = b.float("x", &[1], Role::Input);
+        let two = b.float("x", &[1], Role::Input);
+        assert_eq!(b.buffer(one).name, "x");
+        assert_eq!(b.buffer(two).name, "x.2");
+    }
+
+    #[test]
+    fn a_written_buffer_is_bound_once() {
+        let mut b = Builder::new("p");
+        let x = b.float("x", &[4], Role::Input);
+        assert!(copy::copy(&mut b, (x, 0), (x, 0), 4).is_err());
+    }
+
+    #[test]
+    fn an_element_of_another_kind_is_refused() {
+        let mut b = Builder::new("p");
+        let x = b.uint("x", &[4], Role::Input);
+        let y = b.float("y", &[4], Role::Output);
+        assert!(copy::copy(&mut b, (x, 0), (y, 0), 4).is_err());
+    }
+
+    #[test]
+    fn large_grids_fold() {
+        let kernel = &copy::COPY;
+        let size = kernel.workgroup_size as usize;
+        let most = MAX_GROUPS as usize * size;
+        assert_eq!(Grid::Flat(0).groups(kernel).unwrap(), [0, 1, 1]);
+        assert_eq!(Grid::Flat(most).groups(kernel).unwrap(), [65_535, 1, 1]);
+        let [x, y, z] = Grid::Flat(most + 1).groups(kernel).unwrap();
+        assert_eq!((y, z), (2, 1));
+        assert!(x as usize * 2 * size > most);
+        let e = Grid::Groups([1, 65_536, 1]).groups(kernel).unwrap_err();
+        assert!(matches!(e, Error::Limit { needed: 65_536, .. }));
+    }
+}

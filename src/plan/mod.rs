@@ -1,0 +1,230 @@
+//! The scheduler's data: a list of [`Step`]s over named buffers, built once and run by a backend.
+//!
+//! A [`Plan`] is plain data. It holds no device and no memory, so that the GPU backend can record
+//! it, the CPU backend can run it, and `wgrnn plan` can print it. A [`Builder`] makes one; the
+//! functions of [`crate::kernels`] each add one dispatch to it and [`sequence`] adds whole layers.
+
+mod builder;
+
+mod matrix;
+mod memory;
+pub mod sequence;
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::kernel::{Access, Constant, Element, Kernel};
+
+pub use builder::{Builder, Dispatch, Grid};
+pub use matrix::Matrix;
+pub use memory::Layout;
+
+/// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment
+/// that a device may ask for.
+pub const PARAMS_STRIDE: usize = 256;
+
+/// A list of steps over named buffers. See the [module](self).
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub(crate) name: String,
+    pub(crate) buffers: Vec<Buffer>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) sections: Vec<Section>,
+    pub(crate) params: Vec<u8>,
+}
+
+/// The number of a buffer in its plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BufferId(pub(crate) usize);
+
+/// A buffer that a plan uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its name, unique in the plan.
+    pub name: String,
+    /// Its logical shape, row-major.
+    pub shape: Vec<usize>,
+    /// What it holds.
+    pub element: Element,
+    /// What it is for.
+    pub role: Role,
+}
+
+impl Buffer {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True if the buffer holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a buffer is for, which decides how long its contents live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Written by the caller before a run.
+    Input,
+    /// Trained parameters.
+    Weight,
+    /// Read by the caller after a run.
+    Output,
+    /// Gradients of inputs or weights.
+    Gradient,
+    /// Carried from one run to the next: recurrent state, an optimizer's moments, counters.
+    State,
+    /// Kept by the forward pass for the backward pass.
+    Saved,
+    /// Dead after the section that wrote it; its memory may be shared.
+    Scratch,
+}
+
+impl Role {
+    /// Every role, in the order in which a plan prints them.
+    pub const ALL: [Self; 7] = [
+        Self::Input,
+        Self::Weight,
+        Self::Output,
+        Self::Gradient,
+        Self::State,
+        Self::Saved,
+        Self::Scratch,
+    ];
+}
+
+/// One dispatch.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Which kernel.
+    pub kernel: &'static Kernel,
+    /// The constants it is specialised to.
+    pub constants: Vec<Constant>,
+    /// Its buffers, in the order of the kernel's bindings.
+    pub bindings: Vec<BufferId>,
+    /// Where its parameters stand in [`Plan::params`].
+    pub params: Range<usize>,
+    /// Workgroups in x, y and z; with a 0 there is nothing to do.
+    pub grid: [u32; 3],
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// What a step costs, counted from its equation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add is two, a transcendental function is one.
+    pub flops: u64,
+    /// Bytes that must be read or written at least once, with 4-byte elements.
+    pub bytes: u64,
+    /// The longest sum behind one result: the length in the tolerance's formula.
+    pub length: usize,
+}
+
+/// A named run of steps that is recorded as a whole, such as `forward` or `backward`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// Its steps.
+    pub steps: Range<usize>,
+}
+
+impl Plan {
+    /// The plan's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every buffer; a [`BufferId`] counts from 0 in this order.
+    pub fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
+    /// Every step of every section.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The sections in the order of their steps.
+    pub fn sections(&self) -> &[Section] {
+        &self.sections
+    }
+
+    /// The parameter blocks of all steps: what the GPU backend uploads once.
+    pub fn params(&self) -> &[u8] {
+        &self.params
+    }
+
+    /// Every buffer with its id.
+    pub fn ids(&self) -> impl Iterator<Item = (BufferId, &Buffer)> {
+        self.buffers
+            .iter()
+            .enumerate()
+            .map(|(i, b)| (BufferId(i), b))
+    }
+
+    /// The buffer with this id.
+    pub fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0]
+    }
+
+    /// The steps of a section.
+    ///
+    /// # Errors
+    /// If the plan has no such section.
+    pub fn section(&self, name: &str) -> Result<Range<usize>> {
+        self.sections
+            .iter()
+            .find(|s| s.name == name)
+            .map(|s| s.steps.clone())
+            .ok_or_else(|| {
+                let names: Vec<_> = self.sections.iter().map(|s| s.name).collect();
+                Error::value("Plan::section", "name", format!("one of {names:?}"), name)
+            })
+    }
+
+    /// The buffer with this name.
+    ///
+    /// # Errors
+    /// If the plan has no such buffer.
+    pub fn find(&self, name: &str) -> Result<BufferId> {
+        self.buffers
+            .iter()
+            .position(|b| b.name == name)
+            .map(BufferId)
+            .ok_or_else(|| Error::value("Plan::find", "name", "a buffer of the plan", name))
+    }
+
+    /// Total cost of some steps; `length` is the longest.
+    pub fn cost(&self, steps: Range<usize>) -> Cost {
+        self.steps[steps].iter().fold(Cost::default(), |a, s| Cost {
+            flops: a.flops + s.cost.flops,
+            bytes: a.bytes + s.cost.bytes,
+            length: a.length.max(s.cost.length),
+        })
+    }
+
+    /// How many of the steps need a barrier before them: those that touch a buffer which an
+    /// earlier step, since the last barrier, wrote, or that write one which it read.
+    pub fn barriers(&self, steps: Range<usize>) -> usize {
+        let mut touched: Vec<(BufferId, bool)> = Vec::new();
+        let mut count = 0;
+        for step in &self.steps[steps] {
+            let uses = || {
+                let access = step.kernel.bindings.iter();
+                step.bindings
+                    .iter()
+                    .zip(access)
+                    .map(|(&id, b)| (id, b.access != Access::Read))
+            };
+            if uses().any(|(id, w)| touched.iter().any(|&(t, tw)| t == id && (w || tw))) {
+                count += 1;
+                touched.clear();
+            }
+            touched.extend(uses());
+        }
+        count
+    }
+}

@@ -1,0 +1,157 @@
+//! A plan bound to memory: what can be recorded or run.
+
+use std::ops::Range;
+
+use crate::backend::cpu;
+#[cfg(feature = "gpu")]
+use crate::backend::gpu::Recording;
+use crate::context::{Context, Device, Dtype};
+use crate::error::{Error, Result};
+use crate::plan::{BufferId, Plan, Role};
+use crate::tensor::Tensor;
+
+/// A [`Plan`] over the memory of a [`Context`].
+///
+/// All memory, pipelines and bind groups exist once it is built. Recording it into an encoder
+/// allocates nothing, submits nothing and waits for nothing.
+#[derive(Debug)]
+pub struct Program {
+    context: Context,
+    plan: Plan,
+    tensors: Vec<Tensor>,
+    #[cfg(feature = "gpu")]
+    recording: Option<Recording>,
+}
+
+impl Program {
+    /// Binds a plan: `bound` gives memory to some buffers (weights, states shared with other
+    /// programs); the others are allocated and zeroed.
+    ///
+    /// # Errors
+    /// If a tensor does not fit its buffer or lives elsewhere, if a limit of the device is too low,
+    /// or if the device has no memory left.
+    pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
+        let tensors = allocate(context, &plan, bound)?;
+        #[cfg(feature = "gpu")]
+        let recording = match context.device() {
+            Device::Cpu(_) => None,
+            Device::Gpu(gpu) => Some(Recording::new(gpu, &plan, &tensors)?),
+        };
+        Ok(Self {
+            context: context.clone(),
+            plan,
+            tensors,
+            #[cfg(feature = "gpu")]
+            recording,
+        })
+    }
+
+    /// Where it runs.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// What it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The memory of a buffer. Scratch may hold other buffers' values after a run.
+    pub fn tensor(&self, id: BufferId) -> &Tensor {
+        &self.tensors[id.0]
+    }
+
+    /// The memory of the buffer with this name.
+    ///
+    /// # Errors
+    /// If the plan has no such buffer.
+    pub fn named(&self, name: &str) -> Result<&Tensor> {
+        Ok(self.tensor(self.plan.find(name)?))
+    }
+
+    /// Records a section into the host's encoder, as one compute pass. It runs when the host
+    /// submits; results are in the tensors then.
+    ///
+    /// # Errors
+    /// If there is no such section, or this is a program of the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, section: &'static str) -> Result<()> {
+        let steps = self.plan.section(section)?;
+        let Some(recording) = &self.recording else {
+            let needs = "recording: the program is on the CPU, where run() is the call".to_owned();
+            let op = "Program::record";
+            return Err(Error::Unsupported { op, needs });
+        };
+        recording.record(encoder, section, steps);
+        Ok(())
+    }
+
+    /// Runs a section: on the CPU at once, on a GPU by submitting it (reading a tensor waits).
+    ///
+    /// # Errors
+    /// If there is no such section, or a kernel's twin refuses its arguments.
+    pub fn run(&self, section: &str) -> Result<()> {
+        self.run_steps(section, self.plan.section(section)?)
+    }
+
+    pub(crate) fn run_steps(&self, label: &str, steps: Range<usize>) -> Result<()> {
+        match self.context.device() {
+            Device::Cpu(dtype) => self.plan.steps[steps].iter().try_for_each(|s| match dtype {
+                Dtype::F32 => cpu::run::<f32>(&self.plan, s, &self.tensors),
+                Dtype::F64 => cpu::run::<f64>(&self.plan, s, &self.tensors),
+            }),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => {
+                if let Some(recording) = &self.recording {
+                    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+                    recording.record(&mut encoder, label, steps);
+                    gpu.queue.submit([encoder.finish()]);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Result<Vec<Tensor>> {
+    const OP: &str = "Program::new";
+    let mut tensors: Vec<Option<Tensor>> = vec![None; plan.buffers.len()];
+    for (id, tensor) in bound {
+        let Some(buffer) = plan.buffers.get(id.0) else {
+            return Err(Error::value(OP, "bound", "a buffer of this plan", id.0));
+        };
+        if tensor.shape() != buffer.shape || tensor.element() != buffer.element {
+            let expected = (&buffer.shape, buffer.element);
+            let got = (tensor.shape(), tensor.element());
+            return Err(Error::shape(OP, &buffer.name, expected, got));
+        }
+        if !tensor.context().same(context) {
+            let got = tensor.context().name();
+            return Err(Error::value(
+                OP,
+                &buffer.name,
+                format!("on {}", context.name()),
+                got,
+            ));
+        }
+        tensors[id.0] = Some(tensor.clone());
+    }
+    let layout = plan.layout();
+    let slots = layout
+        .slots
+        .iter()
+        .map(|s| Tensor::zeros(context, &[s.len], s.element))
+        .collect::<Result<Vec<_>>>()?;
+    for ((tensor, buffer), slot) in tensors.iter_mut().zip(&plan.buffers).zip(&layout.slot_of) {
+        if tensor.is_some() {
+            continue;
+        }
+        *tensor = Some(match slot {
+            Some(slot) if buffer.role == Role::Scratch => slots[*slot]
+                .rows(0..buffer.len())?
+                .reshaped(&buffer.shape)?,
+            _ => Tensor::zeros(context, &buffer.shape, buffer.element)?,
+        });
+    }
+    Ok(tensors.into_iter().flatten().collect())
+}

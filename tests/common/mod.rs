@@ -1,0 +1,29 @@
+//! The adapters that GPU tests run on.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use wgrnn::Context;
+
+/// Every adapter of this machine, opened. Where there is none, the test says so, and fails if
+/// `WGRNN_REQUIRE_GPU=1`.
+pub fn adapters() -> Vec<Context> {
+    let found: Vec<Context> = pollster::block_on(async {
+        let mut contexts = Vec::new();
+        for adapter in Context::adapters().await {
+            let name = adapter.get_info().name;
+            match Context::from_adapter(&adapter).await {
+                Ok(context) => contexts.push(context),
+                Err(e) => panic!("adapter {name} does not open: {e}"),
+            }
+        }
+        contexts
+    });
+    if found.is_empty() {
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        assert!(
+            std::env::var("WGRNN_REQUIRE_GPU").as_deref() != Ok("1"),
+            "{test}: WGRNN_REQUIRE_GPU=1, and this machine has no adapter"
+        );
+        eprintln!("{test}: no adapter on this machine, so nothing ran on a GPU");
+    }
+    found
+}
