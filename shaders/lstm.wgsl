@@ -18,7 +18,7 @@ const SAVE: u32 = 1u;
 @group(0) @binding(3) var<storage, read> bias_hh: array<f32>;
 // [T + 1, N, H]
 @group(0) @binding(4) var<storage, read_write> h: array<f32>;
-// [T + 1, N, H], or [1, N, H] updated in place
+// [T + 1, N, H], or [2, N, H]: the first and the latest, updated in place
 @group(0) @binding(5) var<storage, read_write> c: array<f32>;
 
 fn store_forward(n: u32, j: u32, product: vec4f) {

@@ -1,6 +1,6 @@
 // Sums in a fixed order, so that the same input gives the same bits.
 //   columns  output[y, j] = sum of a[row, j] over the y-th group of rows
-//   total    output[x] = sum of a[i], or of a[i]^2, over the x-th group of elements
+//   total    output[to + x] = sum of a[i], or of a[i]^2, over the x-th group of elements
 // Long sums take two dispatches: the groups first, then their sums.
 
 const WORKGROUP: u32 = 64u;
@@ -17,6 +17,8 @@ struct Params {
     group: u32,
     // columns: keep this much of the old output.
     beta: f32,
+    // total: where the sums start in the output.
+    to: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -66,6 +68,6 @@ fn total(
         workgroupBarrier();
     }
     if local == 0u {
-        output[group.x] = partial[0];
+        output[params.to + group.x] = partial[0];
     }
 }

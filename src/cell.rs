@@ -5,7 +5,7 @@
 //!
 //! Binding names in the forward kernel: `gates` `[T, N, S, H]` (on entry W_ih x + b_ih in the first
 //! G blocks; in training the kernel may leave there what the backward pass needs), `weight_hh_t`
-//! `[H, G, H]`, `bias_hh` `[G, H]`, `h` `[T + 1, N, H]`, `c` `[T + 1, N, H]` (in inference `[1, N, H]`).
+//! `[H, G, H]`, `bias_hh` `[G, H]`, `h` `[T + 1, N, H]`, `c` `[T + 1, N, H]` (in inference `[2, N, H]`).
 //!
 //! In the backward kernel: `saved_gates`, `saved_h`, `saved_c` (the same buffers), `weight_hh`
 //! `[G, H, H]`, `dy` `[T, N, H]`, `dgates` `[T, N, S, H]`, `dstate` `[1 or 2, N, H]` (the gradients of

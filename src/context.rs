@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::kernel::Kernel;
 
 #[cfg(feature = "gpu")]
 pub(crate) use crate::backend::gpu::Gpu;
@@ -14,6 +15,10 @@ pub struct Context {
 }
 
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one per context, on the heap as it is"
+)]
 pub(crate) enum Device {
     Cpu(Dtype),
     #[cfg(feature = "gpu")]
@@ -70,8 +75,12 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] if no adapter fits, [`Error::Device`] if it does not open.
-    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    #[cfg(feature = "gpu")]
     pub fn open(name: &str) -> Result<Self> {
+        if name == "cpu" {
+            return Ok(Self::cpu());
+        }
+        Self::can_block("Context::open", "Context::open_async")?;
         pollster::block_on(Self::open_async(name))
     }
 
@@ -113,17 +122,46 @@ impl Context {
         !matches!(self.device(), Device::Cpu(_))
     }
 
+    /// Refuses a kernel that asks for more than the device has; the CPU runs every kernel. Building a
+    /// [`Program`](crate::Program) asks this of all its kernels.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] with the first limit that is too low.
+    pub fn check_kernel(&self, kernel: &Kernel) -> Result<()> {
+        match self.device() {
+            Device::Cpu(_) => {
+                let _ = kernel;
+                Ok(())
+            }
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.check(kernel),
+        }
+    }
+
     /// Waits until everything submitted to the device is done; on the CPU there is nothing to wait for.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device was lost.
-    #[cfg(not(target_arch = "wasm32"))]
+    /// [`Error::Device`] if the device was lost; [`Error::Unsupported`] for a GPU in a browser, where
+    /// nothing may block.
     pub fn wait(&self) -> Result<()> {
         match self.device() {
             Device::Cpu(_) => Ok(()),
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.wait(),
+            Device::Gpu(gpu) => {
+                Self::can_block("waiting for a GPU", "read_async")?;
+                gpu.wait()
+            }
         }
+    }
+
+    /// Refuses to block where that is not possible.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn can_block(op: &'static str, instead: &str) -> Result<()> {
+        if cfg!(target_arch = "wasm32") {
+            let needs = format!("blocking, which a browser forbids: use {instead}");
+            return Err(Error::Unsupported { op, needs });
+        }
+        Ok(())
     }
 
     /// True if both are the same device, so that one can use the other's tensors.
@@ -163,6 +201,11 @@ impl Context {
     /// Every adapter of this machine, hardware first.
     pub async fn adapters() -> Vec<wgpu::Adapter> {
         Gpu::adapters().await
+    }
+
+    /// The one-line name that a context on this adapter has, and by which [`Self::open`] finds it.
+    pub fn adapter_name(adapter: &wgpu::Adapter) -> String {
+        crate::backend::gpu::describe(&adapter.get_info())
     }
 
     /// Opens an adapter with all the limits it offers and the features that the kernels can use.

@@ -1,18 +1,100 @@
-//! wgrnn
+//! GPU compute kernels for recurrent neural networks, on every GPU that wgpu reaches.
+//!
+//! wgrnn runs LSTM, GRU and plain RNN layers, forward and through back-propagation through time
+//! (BPTT), as WGSL kernels recorded into the host's own command encoder, and runs the same plan on
+//! the CPU in `f32` or `f64`.
+//!
+//! ```
+//! use wgrnn::{Context, Lstm, Size, ndarray::Array3};
+//!
+//! # fn main() -> wgrnn::Result<()> {
+//! let context = Context::open("auto")?; // a hardware GPU if there is one, else the CPU
+//! let lstm = Lstm::new(8, 32).build(&context)?;
+//!
+//! // At once, with arrays:
+//! let x = Array3::<f32>::ones((10, 2, 8)); // T, N, I
+//! let out = lstm.forward(x.view(), None)?;
+//! assert_eq!(out.y.dim(), (10, 2, 32));
+//!
+//! // Planned once and run often, with gradients:
+//! let call = lstm.training(Size { steps: 10, batch: 2 })?;
+//! call.x().write(&[1.0; 10 * 2 * 8])?;
+//! call.forward()?;
+//! call.dy()?.write(&[1.0; 10 * 2 * 32])?;
+//! call.backward()?;
+//! for (name, gradient) in call.gradients()? {
+//!     println!("{name} {:?}", gradient.shape());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # From a call to a dispatch
+//!
+//! A call goes through three places: a [`Layer`] checks shapes; a [`plan::Plan`], built once, lists
+//! the dispatches and the memory; a backend records it ([`Program::record`]) or runs it
+//! ([`Program::run`]).
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`layer`] | [`Lstm`], [`Gru`], [`Rnn`]: weights, whole sequences, single steps |
+//! | [`plan`] | the scheduler's data and how a layer becomes a list of steps |
+//! | [`program`] | a plan bound to memory |
+//! | [`kernel`], [`kernels`] | what a kernel is, and all of them |
+//! | [`cell`] | a recurrent cell as data |
+//! | [`context`], [`tensor`] | devices and memory |
+//! | [`train`] | a language model, its training step, text and sampling |
+//! | [`interop`] | safetensors files and solved reference cases |
+//! | [`check`] | comparing GPU and CPU, with cases, kernel by kernel, step by step |
+//!
+//! # Notation
+//!
+//! T steps, N sequences, I inputs, H hidden units, G gates, V tokens. Arrays are row-major:
+//! x `[T, N, I]`, h and c `[T + 1, N, H]` with the initial state at index 0, y `[T, N, H]` = h from
+//! index 1. Weights have PyTorch's names, layout and gate order (i, f, g, o and r, z, n). The
+//! gradient of a value has a `d` before its name.
+//!
+//! ```text
+//! RNN    h' = a(W_ih x + b_ih + W_hh h + b_hh)
+//! LSTM   i, f, o = σ(W_ih x + b_ih + W_hh h + b_hh)     g = tanh(…)
+//!        c' = f c + i g                                  h' = o tanh c'
+//! GRU    r, z = σ(…)   n = tanh(W_in x + b_in + r (W_hn h + b_hn))   h' = (1 − z) n + z h
+//! ```
+//!
+//! # Numbers
+//!
+//! Sums are accumulated in `f32` in a fixed order: the same input on the same adapter gives the
+//! same bits. A NaN propagates. What may differ between devices is bounded by
+//! [`check::tolerance`].
+
 mod backend;
 pub mod cell;
 pub mod check;
 pub mod context;
 pub mod error;
+pub mod interop;
 pub mod kernel;
 pub mod kernels;
+pub mod layer;
 pub mod plan;
 pub mod program;
 pub mod real;
 pub mod rng;
 pub mod tensor;
+pub mod train;
 
 pub use context::{Context, Dtype};
 pub use error::{Error, Result};
+pub use layer::{Gru, Layer, Lstm, Nonlinearity, Output, Rnn, Sequence, State, Stream};
+pub use plan::sequence::Size;
 pub use program::Program;
 pub use tensor::Tensor;
+
+pub use ndarray;
+#[cfg(feature = "gpu")]
+pub use wgpu;
+
+/// The README's examples, compiled as tests.
+#[cfg(all(doctest, feature = "gpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -254,7 +254,6 @@ impl Tensor {
     ///
     /// # Errors
     /// If the tensor does not hold floats, or [`Error::Device`] if the device was lost.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn read(&self) -> Result<Vec<f32>> {
         self.check("Tensor::read", self.len(), Element::Float)?;
         match &self.storage {
@@ -268,7 +267,6 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Self::read`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn read_f64(&self) -> Result<Vec<f64>> {
         match &self.storage {
             Storage::Host(host) => {
@@ -284,7 +282,6 @@ impl Tensor {
     ///
     /// # Errors
     /// If the tensor holds floats, or [`Error::Device`] if the device was lost.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn read_uint(&self) -> Result<Vec<u32>> {
         self.check("Tensor::read_uint", self.len(), Element::Uint)?;
         match &self.storage {
@@ -301,7 +298,6 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`Self::read`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn to_array(&self) -> Result<ArrayD<f32>> {
         ArrayD::from_shape_vec(IxDyn(&self.shape), self.read()?)
             .map_err(|e| Error::shape("Tensor::to_array", "shape", &self.shape, e.to_string()))
@@ -322,7 +318,7 @@ impl Tensor {
         let kind = self.check("Tensor::read_async", self.len(), Element::Float);
         async move {
             kind?;
-            match (now, later) {
+            match (now, later?) {
                 (Some(values), _) => values,
                 (None, Some(copy)) => Ok(bytemuck::cast_vec(copy.await?)),
                 (None, None) => Err(wrong_memory()),
@@ -331,18 +327,27 @@ impl Tensor {
     }
 
     #[cfg(feature = "gpu")]
-    fn download(&self) -> Option<impl Future<Output = Result<Vec<u32>>> + use<>> {
-        match (self.context.device(), &self.storage) {
-            (Device::Gpu(gpu), Storage::Gpu(buffer)) => {
-                Some(gpu.download(buffer, self.offset, self.len()))
-            }
-            _ => None,
+    fn download(&self) -> Result<Option<impl Future<Output = Result<Vec<u32>>> + use<>>> {
+        let (Device::Gpu(gpu), Storage::Gpu(buffer)) = (self.context.device(), &self.storage)
+        else {
+            return Ok(None);
+        };
+        if !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            let usage = format!("{:?}", buffer.usage());
+            return Err(Error::value(
+                "Tensor::read",
+                "buffer",
+                "usable as COPY_SRC",
+                usage,
+            ));
         }
+        Ok(Some(gpu.download(buffer, self.offset, self.len())))
     }
 
-    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    #[cfg(feature = "gpu")]
     fn download_now(&self) -> Result<Vec<u32>> {
-        let copy = self.download().ok_or_else(wrong_memory)?;
+        Context::can_block("reading a GPU tensor", "Tensor::read_async")?;
+        let copy = self.download()?.ok_or_else(wrong_memory)?;
         self.context.wait()?;
         pollster::block_on(copy)
     }

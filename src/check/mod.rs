@@ -5,11 +5,14 @@
 //! tensor, is within a [`tolerance`] that follows from the length of the sums behind it. NaN
 //! agrees with nothing.
 
+pub mod cases;
 mod compare;
 pub mod kernels;
+mod lockstep;
 pub mod tolerance;
 
 pub use compare::{Difference, compare};
+pub use lockstep::{Lockstep, StepError, lockstep};
 
 use crate::context::{Context, Dtype};
 
@@ -78,6 +81,19 @@ impl Outcome {
             } else {
                 Status::Fail
             },
+        }
+    }
+
+    /// A case that was not run since `options` of it are not supported; they stand in the place of
+    /// the tensor's name. Its error and tolerance are 0.
+    pub fn unsupported(
+        context: &Context,
+        case: impl Into<String>,
+        options: impl Into<String>,
+    ) -> Self {
+        Self {
+            status: Status::Unsupported,
+            ..Self::new(context, case, options, 0.0, 0.0)
         }
     }
 }

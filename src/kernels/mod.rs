@@ -4,12 +4,19 @@
 //! kernel's dispatch to a [`crate::plan::Builder`]. [`ALL`] lists the descriptors; validation,
 //! parity tests and benchmarks run over it, so a new kernel is a `.wgsl`, an `.rs` and a line here.
 
+pub mod adam;
+pub mod clip;
+pub mod clock;
 pub mod copy;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embedding;
 pub mod gemm;
 pub mod gru;
 pub mod lstm;
 pub mod reduce;
 pub mod rnn;
+pub mod sgd;
 pub mod step;
 pub mod transpose;
 
@@ -31,6 +38,16 @@ pub static ALL: &[&Kernel] = &[
     &lstm::BACKWARD,
     &gru::FORWARD,
     &gru::BACKWARD,
+    &embedding::GATHER,
+    &embedding::SCATTER,
+    &dropout::APPLY,
+    &cross_entropy::COUNT,
+    &cross_entropy::ROWS,
+    &clip::FACTOR,
+    &clip::SCALE,
+    &clock::ADVANCE,
+    &sgd::STEP,
+    &adam::STEP,
 ];
 
 /// A size or an offset as a shader's 32-bit parameter.

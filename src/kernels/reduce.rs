@@ -56,7 +56,7 @@ pub static TOTAL: Kernel = Kernel {
     name: "reduce.total",
     wgsl: WGSL,
     entry: "total",
-    bindings: &[Binding::read("a"), Binding::write("output")],
+    bindings: &[Binding::read("a"), Binding::update("output")],
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: (WORKGROUP * 4) as u32,
@@ -66,11 +66,14 @@ pub static TOTAL: Kernel = Kernel {
         let mut b = Builder::new("total");
         let a = b.float("a", &[len], Role::Input);
         let group = len.div_ceil(3).max(1);
-        let output = b.float("output", &[len.div_ceil(group).max(1)], Role::Output);
-        total_once(&mut b, a, output, group, variant % 2 == 1)?;
+        // Cells before and behind the sums must keep their values.
+        let to = variant % 3;
+        let cells = to + len.div_ceil(group).max(1) + 1;
+        let output = b.float("output", &[cells], Role::Output);
+        total_once(&mut b, a, (output, to), group, variant % 2 == 1)?;
         Ok(Sample {
             plan: b.finish(),
-            data: vec![(a, floats(rng, len))],
+            data: vec![(a, floats(rng, len)), (output, floats(rng, cells))],
         })
     },
 };
@@ -88,6 +91,7 @@ struct Params {
     row_stride: u32,
     group: u32,
     beta: f32,
+    to: u32,
 }
 
 /// Adds `output[j] = Σ a[row, j]`, the gradient of a bias.
@@ -143,6 +147,7 @@ fn columns_once(
             row_stride,
             group: index(name, group)?,
             beta,
+            to: 0,
         },
         grid: Grid::Groups([a.cols.div_ceil(WORKGROUP), groups, 1]),
         cost: Cost {
@@ -158,34 +163,48 @@ fn columns_once(
 /// # Errors
 /// If `output` has not one element.
 pub fn total(b: &mut Builder, a: BufferId, output: BufferId, square: bool) -> Result<()> {
+    if b.buffer(output).len() != 1 {
+        let got = &b.buffer(output).shape;
+        return Err(Error::shape(TOTAL.name, "output", [1], got));
+    }
+    total_at(b, a, (output, 0), square)
+}
+
+/// Adds `output[to] = Σ a[i]`, or `Σ a[i]²` with `square`; the rest of `output` stays.
+///
+/// # Errors
+/// If `output` has no such position.
+pub fn total_at(
+    b: &mut Builder,
+    a: BufferId,
+    (output, to): (BufferId, usize),
+    square: bool,
+) -> Result<()> {
     let len = b.buffer(a).len();
     let group = len.div_ceil(GROUPS).max(4 * WORKGROUP);
     if len <= group {
-        return total_once(b, a, output, group, square);
+        return total_once(b, a, (output, to), group, square);
     }
     let groups = len.div_ceil(group);
     let sums = b.float("partial sums", &[groups], Role::Scratch);
-    total_once(b, a, sums, group, square)?;
-    total_once(b, sums, output, groups, false)
+    total_once(b, a, (sums, 0), group, square)?;
+    total_once(b, sums, (output, to), groups, false)
 }
 
 fn total_once(
     b: &mut Builder,
     a: BufferId,
-    output: BufferId,
+    (output, to): (BufferId, usize),
     group: usize,
     square: bool,
 ) -> Result<()> {
     let name = TOTAL.name;
     let len = b.buffer(a).len();
     let groups = len.div_ceil(group).max(1);
-    if b.buffer(output).len() != groups {
-        return Err(Error::shape(
-            name,
-            "output",
-            [groups],
-            &b.buffer(output).shape,
-        ));
+    if b.buffer(output).len() < to + groups {
+        let expected = format!("at least {} elements", to + groups);
+        let got = format!("{:?}", b.buffer(output).shape);
+        return Err(Error::value(name, "output", expected, got));
     }
     b.push(Dispatch {
         kernel: &TOTAL,
@@ -198,6 +217,7 @@ fn total_once(
             row_stride: 1,
             group: index(name, group)?,
             beta: 0.0,
+            to: index(name, to)?,
         },
         grid: Grid::Groups([groups, 1, 1]),
         cost: Cost {
@@ -233,9 +253,9 @@ fn total_twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let square = args.constant("SQUARE")? != 0;
     let (a, output) = (args.read(0)?, args.write(1)?);
-    let (len, group) = (p.rows as usize, p.group as usize);
+    let [len, group, to] = [p.rows, p.group, p.to].map(|v| v as usize);
     let groups = len.div_ceil(group).max(1);
-    for (x, out) in output[..groups].iter_mut().enumerate() {
+    for (x, out) in output[to..to + groups].iter_mut().enumerate() {
         let part = &a[(x * group).min(len)..((x + 1) * group).min(len)];
         // Pairwise by halves, as the shader's tree: the error grows with the logarithm.
         *out = pairwise(part, &|v| if square { v * v } else { v });

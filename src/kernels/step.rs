@@ -7,7 +7,7 @@ use crate::cell::{Blocks, Cell};
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
 use crate::plan::Builder;
-use crate::plan::sequence::{self, Layer, Mode, Size};
+use crate::plan::sequence::{self, LayerSpec, Mode, Size};
 use crate::real::Real;
 use crate::rng::Rng;
 
@@ -123,8 +123,8 @@ pub(crate) fn backward_sample(
     Ok(filled(b, rng))
 }
 
-fn two_steps(cell: &'static Cell, batch: usize, hidden: usize) -> (Builder, Layer, Size) {
-    let layer = Layer {
+fn two_steps(cell: &'static Cell, batch: usize, hidden: usize) -> (Builder, LayerSpec, Size) {
+    let layer = LayerSpec {
         cell,
         input_size: 1,
         hidden_size: hidden,

@@ -5,7 +5,7 @@
 //! functions of [`crate::kernels`] each add one dispatch to it and [`sequence`] adds whole layers.
 
 mod builder;
-
+mod describe;
 mod matrix;
 mod memory;
 pub mod sequence;

@@ -12,7 +12,7 @@ use super::{BufferId, Builder, Cost, Dispatch, Grid, Matrix, Role};
 use crate::cell::{Blocks, Cell};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
-use crate::kernels::copy::{copy, fill};
+use crate::kernels::copy::{carry, copy, fill};
 use crate::kernels::gemm::Gemm;
 use crate::kernels::index;
 use crate::kernels::reduce::columns;
@@ -21,7 +21,7 @@ use crate::kernels::transpose::transpose;
 
 /// What kind of layer, and how large.
 #[derive(Debug, Clone, Copy)]
-pub struct Layer {
+pub struct LayerSpec {
     /// Its cell.
     pub cell: &'static Cell,
     /// I
@@ -44,7 +44,7 @@ pub struct Size {
 /// What a plan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Forward alone: nothing is kept, c is updated in place.
+    /// Forward alone: of gates and c nothing is kept but what the next step needs.
     Inference,
     /// Forward, keeping what the backward pass needs.
     Training,
@@ -72,7 +72,7 @@ pub struct States {
     pub gates: BufferId,
     /// `[T + 1, N, H]` with the initial state first; y is the rest of it.
     pub h: BufferId,
-    /// `[T + 1, N, H]`, or `[1, N, H]` in inference, for cells that have c.
+    /// `[T + 1, N, H]`, or `[2, N, H]` in inference (first and latest), for cells that have c.
     pub c: Option<BufferId>,
 }
 
@@ -113,7 +113,7 @@ pub struct BackwardArgs {
     pub dx: bool,
 }
 
-impl Layer {
+impl LayerSpec {
     /// G·H
     pub fn width(&self) -> usize {
         self.cell.gates * self.hidden_size
@@ -132,7 +132,8 @@ impl Layer {
         shapes
     }
 
-    fn check(&self, size: Size) -> Result<()> {
+    /// Refuses sizes of 0.
+    pub(crate) fn check(&self, size: Size) -> Result<()> {
         let sizes = [
             ("input_size", self.input_size),
             ("hidden_size", self.hidden_size),
@@ -157,33 +158,41 @@ impl Layer {
 
 impl States {
     /// y as a matrix `[T·N, H]`.
-    pub fn y(&self, layer: &Layer, size: Size) -> Matrix {
+    pub fn y(&self, layer: &LayerSpec, size: Size) -> Matrix {
         let rows = (size.steps + 1) * size.batch;
         Matrix::dense(self.h, rows, layer.hidden_size).row_range(size.batch..rows)
     }
 }
 
 /// Adds the buffers of a layer's weights; `suffix` is PyTorch's, such as `l0`.
-pub fn weights(b: &mut Builder, layer: &Layer, suffix: &str) -> Weights {
+pub fn weights(b: &mut Builder, layer: &LayerSpec, suffix: &str) -> Weights {
     let (width, hidden) = (layer.width(), layer.hidden_size);
     let mut add =
         |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, Role::Weight);
+    let weight_ih = add("weight_ih", &[width, layer.input_size]);
+    let weight_hh = add("weight_hh", &[width, hidden]);
+    let (bias_ih, bias_hh) = if layer.bias {
+        (add("bias_ih", &[width]), add("bias_hh", &[width]))
+    } else {
+        let zeros = add("zero_bias", &[width]);
+        (zeros, zeros)
+    };
     Weights {
-        weight_ih: add("weight_ih", &[width, layer.input_size]),
-        weight_hh: add("weight_hh", &[width, hidden]),
-        bias_ih: add("bias_ih", &[width]),
-        bias_hh: add("bias_hh", &[width]),
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
         weight_hh_t: add("weight_hh_t", &[hidden, width]),
     }
 }
 
 /// Adds the buffers of a forward pass.
-pub fn states(b: &mut Builder, layer: &Layer, size: Size, mode: Mode) -> States {
+pub fn states(b: &mut Builder, layer: &LayerSpec, size: Size, mode: Mode) -> States {
     let Size { steps, batch } = size;
     let hidden = layer.hidden_size;
     let (kept, c_steps) = match mode {
         Mode::Training => (Role::Saved, steps + 1),
-        Mode::Inference => (Role::Scratch, 1),
+        Mode::Inference => (Role::Scratch, 2),
     };
     let with_c = layer.cell.cell_state;
     States {
@@ -194,7 +203,7 @@ pub fn states(b: &mut Builder, layer: &Layer, size: Size, mode: Mode) -> States 
 }
 
 /// Adds the buffers that a backward pass works in.
-pub fn gradients(b: &mut Builder, layer: &Layer, size: Size) -> Gradients {
+pub fn gradients(b: &mut Builder, layer: &LayerSpec, size: Size) -> Gradients {
     let Size { steps, batch } = size;
     let (cell, hidden) = (layer.cell, layer.hidden_size);
     Gradients {
@@ -204,7 +213,7 @@ pub fn gradients(b: &mut Builder, layer: &Layer, size: Size) -> Gradients {
 }
 
 /// Adds a buffer for the gradient of y that the caller writes.
-pub fn output_gradient(b: &mut Builder, layer: &Layer, size: Size) -> Matrix {
+pub fn output_gradient(b: &mut Builder, layer: &LayerSpec, size: Size) -> Matrix {
     let Size { steps, batch } = size;
     let dy = b.float("dy", &[steps, batch, layer.hidden_size], Role::Input);
     Matrix::dense(dy, steps * batch, layer.hidden_size)
@@ -218,6 +227,20 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
     transpose(b, weights.weight_hh, weights.weight_hh_t)
 }
 
+/// Adds the move of the final h and c to the place of the initial ones, so that the next call goes on
+/// where this one ended.
+///
+/// # Errors
+/// If the buffers are not those of [`states`].
+pub fn carry_states(b: &mut Builder, layer: &LayerSpec, size: Size, states: &States) -> Result<()> {
+    let state = size.batch * layer.hidden_size;
+    for id in [Some(states.h), states.c].into_iter().flatten() {
+        let end = b.buffer(id).len() - state;
+        carry(b, id, end, 0, state)?;
+    }
+    Ok(())
+}
+
 /// Adds the forward pass over `x` `[T·N, I]`. The initial h and c stand in the first step of their
 /// buffers; [`prepare`] must have run.
 ///
@@ -225,16 +248,16 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
 /// If a size is 0 or `x` has another shape.
 pub fn forward(
     b: &mut Builder,
-    layer: &Layer,
+    layer: &LayerSpec,
     size: Size,
     mode: Mode,
     x: Matrix,
     weights: &Weights,
-) -> Result<States> {
+    states: &States,
+) -> Result<()> {
     layer.check(size)?;
     let rows = size.steps * size.batch;
     check_rows("x", x, rows, layer.input_size)?;
-    let states = states(b, layer, size, mode);
     let (width, hidden) = (layer.width(), layer.hidden_size);
     let input = Matrix {
         row_stride: layer.slots(mode) * hidden,
@@ -250,9 +273,9 @@ pub fn forward(
     }
     .push(b)?;
     for t in 0..size.steps {
-        forward_step(b, layer, size, mode, weights, &states, t)?;
+        forward_step(b, layer, size, mode, weights, states, t)?;
     }
-    Ok(states)
+    Ok(())
 }
 
 /// Adds one step of the forward pass.
@@ -261,7 +284,7 @@ pub fn forward(
 /// If the cell's kernel has a binding that the driver does not know.
 pub fn forward_step(
     b: &mut Builder,
-    layer: &Layer,
+    layer: &LayerSpec,
     size: Size,
     mode: Mode,
     weights: &Weights,
@@ -312,7 +335,7 @@ pub fn forward_step(
 )]
 pub fn backward_step(
     b: &mut Builder,
-    layer: &Layer,
+    layer: &LayerSpec,
     size: Size,
     weights: &Weights,
     states: &States,
@@ -362,7 +385,7 @@ pub fn backward_step(
 /// If a matrix has another shape than the layer and the size ask for.
 pub fn backward(
     b: &mut Builder,
-    layer: &Layer,
+    layer: &LayerSpec,
     size: Size,
     weights: &Weights,
     states: &States,
@@ -475,7 +498,7 @@ pub fn backward(
 
 /// One step of a pass, for its parameters and counts.
 struct StepArgs<'a> {
-    layer: &'a Layer,
+    layer: &'a LayerSpec,
     size: Size,
     mode: Mode,
     t: usize,
@@ -491,7 +514,7 @@ impl StepArgs<'_> {
         let row = self.layer.slots(self.mode) * hidden;
         let (c_from, c_to) = match self.mode {
             Mode::Training => (t * state, (t + 1) * state),
-            Mode::Inference => (0, 0),
+            Mode::Inference => (if t == 0 { 0 } else { state }, state),
         };
         let (dy_start, dy_row) = self.dy.map_or((0, 0), |dy| {
             (dy.offset + t * batch * dy.row_stride, dy.row_stride)

@@ -1,11 +1,26 @@
 //! The adapters that GPU tests run on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails is a test that fails"
+)]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use wgrnn::Context;
 
+/// None, since this build has no GPU backend.
+#[cfg(not(feature = "gpu"))]
+pub(crate) fn adapters() -> Vec<Context> {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    eprintln!("{test}: built without the feature gpu, so nothing ran on a GPU");
+    Vec::new()
+}
+
 /// Every adapter of this machine, opened. Where there is none, the test says so, and fails if
 /// `WGRNN_REQUIRE_GPU=1`.
-pub fn adapters() -> Vec<Context> {
+#[cfg(feature = "gpu")]
+pub(crate) fn adapters() -> Vec<Context> {
     let found: Vec<Context> = pollster::block_on(async {
         let mut contexts = Vec::new();
         for adapter in Context::adapters().await {

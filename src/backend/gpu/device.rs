@@ -97,7 +97,6 @@ impl Gpu {
         describe(&self.device.adapter_info())
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn wait(&self) -> Result<()> {
         self.device
             .poll(wgpu::PollType::wait_indefinitely())
@@ -210,12 +209,6 @@ impl Gpu {
         Ok(built)
     }
 
-    /// How many pipelines were built.
-    pub(crate) fn pipelines(&self) -> usize {
-        let pipelines = self.pipelines.lock();
-        pipelines.unwrap_or_else(PoisonError::into_inner).len()
-    }
-
     fn build(&self, kernel: &'static Kernel, constants: &[Constant]) -> Result<Pipeline> {
         self.check(kernel)?;
         let text = compose(kernel.name, kernel.wgsl, constants)?;
@@ -266,7 +259,7 @@ impl Gpu {
     }
 
     /// Refuses a kernel that asks for more than the device has, before wgpu would.
-    fn check(&self, kernel: &Kernel) -> Result<()> {
+    pub(crate) fn check(&self, kernel: &Kernel) -> Result<()> {
         let limits = &self.limits;
         let needs = [
             (
@@ -353,7 +346,13 @@ fn failed(op: &str, reason: impl std::fmt::Display) -> Error {
 
 /// The name by which an adapter is listed and found.
 pub(crate) fn describe(info: &wgpu::AdapterInfo) -> String {
-    format!("{} ({})", info.name, info.backend)
+    // A browser does not say.
+    let name = if info.name.is_empty() {
+        "unnamed adapter"
+    } else {
+        &info.name
+    };
+    format!("{name} ({})", info.backend)
 }
 
 /// Hardware before software; the native interfaces before GL.

@@ -4,5 +4,5 @@
 mod device;
 mod recording;
 
-pub(crate) use device::Gpu;
+pub(crate) use device::{Gpu, describe};
 pub(crate) use recording::Recording;

@@ -1,0 +1,14 @@
+// clock[0] += by, wrapping at 2^32: counts the training steps on the device, so that what is
+// recorded once draws other dropout masks and corrects other biases each time it runs.
+
+struct Params {
+    by: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> clock: array<u32>;
+
+@compute @workgroup_size(1)
+fn advance() {
+    clock[0] += params.by;
+}

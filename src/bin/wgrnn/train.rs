@@ -1,0 +1,452 @@
+//! `wgrnn train`: trains a next-word or next-character model on a text.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use wgrnn::cell::Cell;
+use wgrnn::interop::atomic::write_atomically;
+use wgrnn::plan::sequence::LayerSpec;
+use wgrnn::train::checkpoint::{self, Description};
+use wgrnn::train::text::{Tokens, Vocabulary, tokenize};
+use wgrnn::train::{
+    Batches, Evaluator, LanguageModel, ModelSpec, Optimizer, Trainer, TrainerSpec, ngram,
+};
+use wgrnn::{Context, Error, Result, Size};
+
+use crate::sample;
+
+/// *Pride and Prejudice* (Jane Austen, 1813; public domain).
+const BOOK: &str = include_str!("../../../examples/data/pride_and_prejudice.txt");
+
+/// Trains a language model on a text and writes sentences with it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The text to learn from; Pride and Prejudice without it
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// A text to validate on; without it the last tenth of the other, which is then not learnt
+    #[arg(long, value_name = "FILE")]
+    validation: Option<PathBuf>,
+    /// Learn characters instead of words
+    #[arg(long)]
+    chars: bool,
+    /// Words seen less often than this in training become <unk> [default: 3, with --chars 1]
+    #[arg(long, value_name = "COUNT")]
+    min_count: Option<usize>,
+    /// lstm, gru, rnn_tanh or rnn_relu [default: lstm]
+    #[arg(long)]
+    cell: Option<String>,
+    /// Hidden units [default: 256]
+    #[arg(long)]
+    hidden: Option<usize>,
+    /// Recurrent layers; one is what this version trains
+    #[arg(long, default_value_t = 1)]
+    layers: usize,
+    /// Size of a token's embedding [default: 128]
+    #[arg(long)]
+    embedding: Option<usize>,
+    /// Streams trained side by side
+    #[arg(long, default_value_t = 32)]
+    batch: usize,
+    /// Steps of truncated back-propagation through time
+    #[arg(long, default_value_t = 32)]
+    steps_per_sequence: usize,
+    /// Training steps
+    #[arg(long, default_value_t = 1500)]
+    iterations: usize,
+    /// Learning rate of AdamW at the start; it falls in a line to 0
+    #[arg(long, default_value_t = 4e-3)]
+    lr: f32,
+    /// Weight decay of AdamW
+    #[arg(long, default_value_t = 0.05)]
+    weight_decay: f32,
+    /// Largest global norm of the gradients
+    #[arg(long, default_value_t = 1.0)]
+    clip: f32,
+    /// Probability of dropping a value before and after the recurrent layer
+    #[arg(long, default_value_t = 0.4)]
+    dropout: f32,
+    /// Seed of the weights, the dropout and the sampling
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// auto, cpu, gpu, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Where to save the weights, as safetensors
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// A saved model to go on with, up to --iterations in all
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+    /// Where to write the course of the training
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Sentences to write at the end
+    #[arg(long, default_value_t = 5)]
+    sentences: usize,
+    /// Of the sampling: below 1 likely words come more often, at 0 always
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f32,
+}
+
+/// A text as ids, split for training and validation.
+struct Corpus {
+    train: Vec<u32>,
+    validation: Vec<u32>,
+    description: Description,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    check(args)?;
+    let context = Context::open(&args.device)?;
+    let resumed = match &args.resume {
+        Some(path) => Some(load(args, path, &context)?),
+        None => None,
+    };
+    let (model, known) = resumed.map_or((None, None), |(m, d)| (Some(m), Some(d)));
+    let mut corpus = read(args, known)?;
+    let size = Size {
+        steps: args.steps_per_sequence,
+        batch: args.batch,
+    };
+    let batches = Batches::new(&corpus.train, size)?;
+    let vocabulary = corpus.description.vocabulary.len();
+    let unigram = ngram::unigram_perplexity(&corpus.train, &corpus.validation, vocabulary)?;
+    let bigram = ngram::bigram_perplexity(&corpus.train, &corpus.validation, vocabulary)?;
+
+    let model = match model {
+        Some(model) => model,
+        None => build(args, &corpus.description, &context)?,
+    };
+    let trainer = Trainer::new(&model, trainer_spec(args, size))?;
+    let first = corpus.description.iteration;
+    if let Some(path) = &args.resume
+        && !checkpoint::resume(path, &trainer, &corpus.description)?
+    {
+        eprintln!(
+            "wgrnn: no optimizer state of iteration {first} beside {}: it starts anew",
+            path.display()
+        );
+    }
+    let layer = model.spec().layer;
+    println!(
+        "{} on {}: {vocabulary} tokens, embedding {}, hidden {}; {} training and {} validation tokens",
+        layer.cell.name,
+        context.name(),
+        layer.input_size,
+        layer.hidden_size,
+        corpus.train.len(),
+        corpus.validation.len(),
+    );
+
+    let course = learn(args, &trainer, &batches, first)?;
+
+    // A batch of streams is quicker than one; each starts from a zero state.
+    let streams = args.batch.min(8).min(corpus.validation.len() / 2).max(1);
+    let evaluator = Evaluator::new(
+        &model,
+        Size {
+            steps: args.steps_per_sequence,
+            batch: streams,
+        },
+    )?;
+    let perplexity = evaluator.perplexity(&corpus.validation)?;
+    if !perplexity.is_finite() {
+        return Err(diverged(
+            "validation perplexity",
+            perplexity,
+            args.iterations,
+        ));
+    }
+    println!("validation perplexity {perplexity:.1}, on text not trained on");
+    println!("  for comparison: unigram {unigram:.1}, bigram {bigram:.1} (modified Kneser-Ney)");
+
+    corpus.description.iteration = args.iterations;
+    if let Some(path) = &args.save {
+        checkpoint::save(path, &model, &trainer, &corpus.description)?;
+        println!("saved {}", path.display());
+    }
+    if let Some(path) = &args.json {
+        let value = json!({
+            "device": context.name(),
+            "iterations": course.points,
+            "validation_perplexity": perplexity,
+            "unigram_perplexity": unigram,
+            "bigram_perplexity": bigram,
+            "tokens_per_s": course.tokens_per_s,
+        });
+        write_atomically(path, |w| writeln!(w, "{value:#}"))?;
+        println!("wrote {}", path.display());
+    }
+    for sentence in sample::sentences(
+        &model,
+        &corpus.description,
+        args.sentences,
+        args.temperature,
+        args.seed,
+    )? {
+        println!("> {sentence}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &Args) -> Result<()> {
+    let value = |arg: &str, expected: &str, got: String| Error::Value {
+        op: "train",
+        arg: arg.to_owned(),
+        expected: expected.to_owned(),
+        got,
+    };
+    if args.layers != 1 {
+        return Err(Error::Unsupported {
+            op: "train",
+            needs: format!("{} layers (1 for now)", args.layers),
+        });
+    }
+    let counts = [
+        ("--batch", args.batch),
+        ("--steps-per-sequence", args.steps_per_sequence),
+        ("--iterations", args.iterations),
+        ("--hidden", args.hidden.unwrap_or(1)),
+        ("--embedding", args.embedding.unwrap_or(1)),
+    ];
+    for (arg, count) in counts {
+        if count == 0 {
+            return Err(value(arg, "at least 1", count.to_string()));
+        }
+    }
+    if !(args.lr > 0.0 && args.lr.is_finite()) {
+        return Err(value("--lr", "above 0", args.lr.to_string()));
+    }
+    if !(args.weight_decay >= 0.0 && args.weight_decay.is_finite()) {
+        return Err(value(
+            "--weight-decay",
+            "at least 0",
+            args.weight_decay.to_string(),
+        ));
+    }
+    Ok(())
+}
+
+fn trainer_spec(args: &Args, size: Size) -> TrainerSpec {
+    TrainerSpec {
+        size,
+        optimizer: Optimizer::Adam {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: args.weight_decay,
+            decoupled: true,
+        },
+        clip: args.clip,
+        dropout: args.dropout,
+        seed: args.seed,
+    }
+}
+
+/// The text as ids, by the vocabulary of a resumed model or a new one.
+fn read(args: &Args, known: Option<Description>) -> Result<Corpus> {
+    let unit = match &known {
+        Some(d) => d.unit,
+        None if args.chars => Tokens::Chars,
+        None => Tokens::Words,
+    };
+    let text = args.text.as_deref().map_or(Ok(BOOK.to_owned()), file)?;
+    let tokens = tokenize(&text, unit);
+    let validation_text = args.validation.as_deref().map(file).transpose()?;
+    let (train, validation) = match &validation_text {
+        Some(text) => (tokens.as_slice(), tokenize(text, unit)),
+        None => {
+            let (train, rest) = tokens.split_at(tokens.len() - tokens.len() / 10);
+            (train, rest.to_vec())
+        }
+    };
+    let description = match known {
+        Some(known) => known,
+        None => {
+            let usual = if args.chars { 1 } else { 3 };
+            Description {
+                cell: cell(args)?,
+                unit,
+                vocabulary: Vocabulary::build(train, args.min_count.unwrap_or(usual))?,
+                iteration: 0,
+            }
+        }
+    };
+    if validation.len() < 2 {
+        return Err(Error::Value {
+            op: "train",
+            arg: "text".to_owned(),
+            expected: "long enough to hold back 2 tokens for validation".to_owned(),
+            got: format!("{} tokens", tokens.len()),
+        });
+    }
+    Ok(Corpus {
+        train: description.vocabulary.encode_all(train),
+        validation: description.vocabulary.encode_all(&validation),
+        description,
+    })
+}
+
+fn file(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    String::from_utf8(bytes).map_err(|e| Error::Format {
+        path: path.to_owned(),
+        reason: format!("it is not UTF-8 text: {e}"),
+    })
+}
+
+fn cell(args: &Args) -> Result<&'static Cell> {
+    let name = args.cell.as_deref().unwrap_or("lstm");
+    Cell::named(name).ok_or_else(|| {
+        let names: Vec<_> = wgrnn::cell::ALL.iter().map(|c| c.name).collect();
+        Error::Value {
+            op: "train",
+            arg: "--cell".to_owned(),
+            expected: format!("one of {}", names.join(", ")),
+            got: name.to_owned(),
+        }
+    })
+}
+
+fn build(args: &Args, description: &Description, context: &Context) -> Result<LanguageModel> {
+    let spec = ModelSpec {
+        vocabulary: description.vocabulary.len(),
+        layer: LayerSpec {
+            cell: description.cell,
+            input_size: args.embedding.unwrap_or(128),
+            hidden_size: args.hidden.unwrap_or(256),
+            bias: true,
+        },
+    };
+    LanguageModel::new(context, spec, args.seed)
+}
+
+/// The model to go on with. Options that would make it another one are refused.
+fn load(args: &Args, path: &Path, context: &Context) -> Result<(LanguageModel, Description)> {
+    let (model, description) = checkpoint::load(path, context)?;
+    let layer = model.spec().layer;
+    let same = |arg: &str, given: Option<String>, saved: String| match given {
+        Some(given) if given != saved => Err(Error::Value {
+            op: "train --resume",
+            arg: arg.to_owned(),
+            expected: format!("{saved}, as in {}", path.display()),
+            got: given,
+        }),
+        _ => Ok(()),
+    };
+    same("--cell", args.cell.clone(), layer.cell.name.to_owned())?;
+    same(
+        "--hidden",
+        args.hidden.map(|v| v.to_string()),
+        layer.hidden_size.to_string(),
+    )?;
+    same(
+        "--embedding",
+        args.embedding.map(|v| v.to_string()),
+        layer.input_size.to_string(),
+    )?;
+    if args.chars && description.unit != Tokens::Chars {
+        same("--chars", Some("characters".to_owned()), "words".to_owned())?;
+    }
+    if args.min_count.is_some() {
+        let vocabulary = "the vocabulary".to_owned();
+        same("--min-count", Some("another".to_owned()), vocabulary)?;
+    }
+    if description.iteration >= args.iterations {
+        return Err(Error::Value {
+            op: "train --resume",
+            arg: "--iterations".to_owned(),
+            expected: format!("above the {} already done", description.iteration),
+            got: args.iterations.to_string(),
+        });
+    }
+    Ok((model, description))
+}
+
+/// What a training left behind.
+struct Course {
+    points: Vec<serde_json::Value>,
+    tokens_per_s: f64,
+}
+
+fn learn(args: &Args, trainer: &Trainer, batches: &Batches, first: usize) -> Result<Course> {
+    let bar = progress(args.iterations);
+    bar.set_position(first as u64);
+    bar.reset_eta();
+    let report_every = (args.iterations / 10).max(1);
+    let mut points = Vec::new();
+    let mut tokens = 0;
+    let mut smoothed: Option<f64> = None;
+    let start = Instant::now();
+    for iteration in first..args.iterations {
+        let left = 1.0 - iteration as f32 / args.iterations as f32;
+        trainer.set_learning_rate(args.lr * left)?;
+        let chunk = batches.chunk(iteration);
+        trainer.step(&chunk)?;
+        let (loss, norm) = (trainer.loss()?, trainer.gradient_norm()?);
+        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
+            if !value.is_finite() {
+                bar.abandon();
+                return Err(diverged(what, f64::from(value), iteration + 1));
+            }
+        }
+        tokens += chunk.counted;
+        points.push(json!({"iteration": iteration + 1, "loss": loss, "grad_norm": norm}));
+        let mean = smoothed.map_or(f64::from(loss), |s| 0.95 * s + 0.05 * f64::from(loss));
+        smoothed = Some(mean);
+        let rate = tokens as f64 / start.elapsed().as_secs_f64();
+        let state = format!(
+            "loss {mean:.3}  perplexity {:.1}  {rate:.0} tokens/s",
+            mean.exp()
+        );
+        if bar.is_hidden() && (iteration + 1).is_multiple_of(report_every) {
+            println!("{:>6}/{}  {state}", iteration + 1, args.iterations);
+        }
+        bar.set_message(state);
+        bar.inc(1);
+    }
+    let elapsed = start.elapsed();
+    bar.finish();
+    let tokens_per_s = tokens as f64 / elapsed.as_secs_f64();
+    println!(
+        "{} iterations, {tokens} tokens in {:.1} s: {tokens_per_s:.0} tokens/s",
+        args.iterations - first,
+        elapsed.as_secs_f64()
+    );
+    Ok(Course {
+        points,
+        tokens_per_s,
+    })
+}
+
+fn progress(iterations: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(iterations as u64);
+    // The template is a constant; if it were wrong, the default style would do.
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}  {eta_precise} left")
+    {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn diverged(what: &str, value: f64, iteration: usize) -> Error {
+    Error::Value {
+        op: "train",
+        arg: format!("{what} at iteration {iteration}"),
+        expected: "finite (a smaller --lr or --clip may help); nothing was saved".to_owned(),
+        got: value.to_string(),
+    }
+}

@@ -1,0 +1,133 @@
+//! `dropout`: zeroes some values at random and scales the others up, in place.
+//!
+//! N. Srivastava et al., *Dropout: a simple way to prevent neural networks from overfitting*, JMLR
+//! 15, 2014, in the inverted form that keeps the mean, as PyTorch's. No mask is stored: its bits are
+//! a function of the seed, the stream, the clock and the position ([`crate::rng::philox`]), the same
+//! on every device, so the backward pass draws them again.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{clock, index};
+use crate::error::{Error, Result};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
+use crate::real::Real;
+use crate::rng::{philox, unit};
+use crate::twin;
+
+/// Values that share one counter.
+const BLOCK: usize = 4;
+
+/// `dropout.apply`: see the [module](self).
+pub static APPLY: Kernel = Kernel {
+    name: "dropout.apply",
+    wgsl: include_str!("../../shaders/dropout.wgsl"),
+    entry: "apply",
+    bindings: &[Binding::read("clock").uint(), Binding::update("values")],
+    params_size: size_of::<Params>(),
+    workgroup_size: 64,
+    workgroup_memory: 0,
+    twin: twin!(twin),
+    sample: |[m, n, variant], rng| {
+        let mut b = Builder::new("dropout");
+        let clock = b.uint("clock", &[1], Role::State);
+        let values = b.float("values", &[m, n], Role::Saved);
+        let args = Dropout {
+            values,
+            clock,
+            probability: [0.3, 0.5, 0.0, 0.9][variant % 4],
+            seed: u64::from(rng.word()) << 32 | u64::from(rng.word()),
+            stream: variant as u32,
+        };
+        apply(&mut b, args)?;
+        Ok(Sample {
+            plan: b.finish(),
+            data: vec![
+                (clock, Data::Uint(vec![rng.word() | 1])),
+                (values, Data::Float(rng.uniforms(m * n, -1.0, 1.0))),
+            ],
+        })
+    },
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    len: u32,
+    blocks: u32,
+    seed: [u32; 2],
+    stream: u32,
+    p: f32,
+    keep: f32,
+}
+
+/// The arguments of [`apply`].
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// What is changed, in any shape: activations, or in the backward pass their gradient.
+    pub values: BufferId,
+    /// `[1]`, integer: another value gives another mask; see [`clock`].
+    pub clock: BufferId,
+    /// p, the probability with which a value becomes 0: at least 0 and below 1.
+    pub probability: f32,
+    /// Another seed gives other masks.
+    pub seed: u64,
+    /// Tells apart the places of a network where values are dropped; the same in both passes.
+    pub stream: u32,
+}
+
+/// Adds `values[i] = values[i] / (1 − p)` where a random number in [0, 1) is at least p, else 0.
+///
+/// The backward pass is the same call on the gradient, before the clock advances. A NaN that is
+/// dropped becomes 0.
+///
+/// # Errors
+/// If p is not in [0, 1), or `clock` has not one element.
+pub fn apply(b: &mut Builder, args: Dropout) -> Result<()> {
+    let name = APPLY.name;
+    let p = args.probability;
+    if !(0.0..1.0).contains(&p) {
+        return Err(Error::value(name, "probability", "in [0, 1)", p));
+    }
+    clock::check(b, name, "clock", args.clock)?;
+    let len = b.buffer(args.values).len();
+    let blocks = len.div_ceil(BLOCK);
+    b.push(Dispatch {
+        kernel: &APPLY,
+        constants: &[],
+        bindings: &[args.clock, args.values],
+        params: Params {
+            len: index(name, len)?,
+            blocks: index(name, blocks)?,
+            seed: [args.seed as u32, (args.seed >> 32) as u32],
+            stream: args.stream,
+            p,
+            keep: (1.0 - f64::from(p)) as f32,
+        },
+        grid: Grid::Flat(blocks),
+        cost: Cost {
+            // Word to number, and the quotient; the rounds of Philox are integer work.
+            flops: 2 * len as u64,
+            bytes: 4 * (2 * len + 1) as u64,
+            length: 1,
+        },
+    })
+}
+
+fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let p: Params = args.params()?;
+    let (clock, values) = (args.read_uint(0)?, args.write(1)?);
+    let keep = R::from_f32(p.keep);
+    let blocks = values[..p.len as usize].chunks_mut(BLOCK);
+    for (block, values) in blocks.enumerate() {
+        let words = philox(p.seed, [block as u32, p.stream, clock[0], 0]);
+        for (v, word) in values.iter_mut().zip(words) {
+            *v = if unit(word) >= p.p {
+                *v / keep
+            } else {
+                R::ZERO
+            };
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! Recurrent layers: [`Lstm`], [`Gru`] and [`Rnn`] describe one, [`Layer`] is one with its weights,
+//! [`Sequence`] and [`Stream`] are calls of it over memory that is allocated once.
+//!
+//! ```
+//! use wgrnn::{Context, Lstm, ndarray::Array3};
+//!
+//! # fn main() -> wgrnn::Result<()> {
+//! let lstm = Lstm::new(8, 16).build(&Context::cpu())?;
+//! let x = Array3::<f32>::zeros((20, 4, 8)); // T, N, I
+//! let out = lstm.forward(x.view(), None)?;
+//! assert_eq!(out.y.dim(), (20, 4, 16));
+//! let next = lstm.forward(x.view(), Some(&out.state))?; // goes on where the first call ended
+//! # let _ = next;
+//! # Ok(())
+//! # }
+//! ```
+
+mod config;
+mod sequence;
+mod stream;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ndarray::{Array2, Array3, ArrayView3};
+
+use crate::cell::Cell;
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::kernel::Element;
+use crate::plan::sequence::{self as driver, LayerSpec, Mode, Size, Weights};
+use crate::plan::{BufferId, Builder};
+use crate::program::Program;
+use crate::rng::Rng;
+use crate::tensor::Tensor;
+
+pub use config::{Gru, Lstm, Nonlinearity, Rnn};
+pub use sequence::Sequence;
+pub use stream::Stream;
+
+/// PyTorch's suffix of the first layer's weights.
+const SUFFIX: &str = "l0";
+
+/// One recurrent layer, one direction, with its weights on a device.
+///
+/// The weights are tensors that a host or an optimizer may change at any time; after a change,
+/// [`Layer::prepare`] packs them again for the kernels ([`Sequence`]s for training do so by
+/// themselves in every forward pass).
+#[derive(Debug)]
+pub struct Layer {
+    context: Context,
+    spec: LayerSpec,
+    weights: Vec<(String, Tensor)>,
+    zero_bias: Tensor,
+    packed: Tensor,
+    packing: Program,
+    latest: Mutex<Option<Arc<Sequence>>>,
+}
+
+/// Recurrent state of a batch: what one call ends with and the next may start from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    /// `[N, H]`
+    pub h: Array2<f32>,
+    /// `[N, H]`, for cells that have one.
+    pub c: Option<Array2<f32>>,
+}
+
+/// The result of [`Layer::forward`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// `[T, N, H]`: h after every step.
+    pub y: Array3<f32>,
+    /// The state after the last step.
+    pub state: State,
+}
+
+impl Layer {
+    /// A layer of any [`Cell`], with PyTorch's initial weights, uniform in ±1/√H.
+    ///
+    /// # Errors
+    /// If a size is 0, or the device cannot hold the weights.
+    pub fn new(context: &Context, spec: LayerSpec, seed: u64) -> Result<Self> {
+        spec.check(Size { steps: 1, batch: 1 })?;
+        let float = |shape: &[usize]| Tensor::zeros(context, shape, Element::Float);
+        let weights = spec
+            .weight_shapes()
+            .into_iter()
+            .map(|(name, shape)| Ok((format!("{name}_{SUFFIX}"), float(&shape)?)))
+            .collect::<Result<Vec<_>>>()?;
+        let zero_bias = float(&[spec.width()])?;
+        let packed = float(&[spec.hidden_size, spec.width()])?;
+
+        let mut b = Builder::new("prepare");
+        let ids = driver::weights(&mut b, &spec, SUFFIX);
+        b.section("prepare");
+        driver::prepare(&mut b, &ids)?;
+        let bound = bind(&spec, &ids, &weights, &zero_bias, &packed);
+        let packing = Program::new(context, b.finish(), &bound)?;
+
+        let layer = Self {
+            context: context.clone(),
+            spec,
+            weights,
+            zero_bias,
+            packed,
+            packing,
+            latest: Mutex::new(None),
+        };
+        layer.initialise(seed)?;
+        Ok(layer)
+    }
+
+    /// Where it runs.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Its cell.
+    pub fn cell(&self) -> &'static Cell {
+        self.spec.cell
+    }
+
+    /// I
+    pub fn input_size(&self) -> usize {
+        self.spec.input_size
+    }
+
+    /// H
+    pub fn hidden_size(&self) -> usize {
+        self.spec.hidden_size
+    }
+
+    /// What kind of layer it is, for building larger plans around it.
+    pub fn spec(&self) -> &LayerSpec {
+        &self.spec
+    }
+
+    /// The weights under PyTorch's names (`weight_ih_l0`, …), layout and gate order.
+    pub fn weights(&self) -> &[(String, Tensor)] {
+        &self.weights
+    }
+
+    /// The weight with this name.
+    ///
+    /// # Errors
+    /// If the layer has no such weight.
+    pub fn weight(&self, name: &str) -> Result<&Tensor> {
+        self.weights
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, t)| t)
+            .ok_or_else(|| {
+                let names: Vec<_> = self.weights.iter().map(|(n, _)| n.as_str()).collect();
+                Error::value("Layer::weight", "name", format!("one of {names:?}"), name)
+            })
+    }
+
+    /// Replaces one weight; its values in row-major order. Call [`Self::prepare`] after the last.
+    ///
+    /// # Errors
+    /// If the layer has no such weight, or it has another number of values.
+    pub fn set_weight(&self, name: &str, values: &[f32]) -> Result<()> {
+        self.weight(name)?.write(values)
+    }
+
+    /// Draws all weights anew, uniform in ±1/√H as PyTorch does.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn initialise(&self, seed: u64) -> Result<()> {
+        let bound = 1.0 / (self.spec.hidden_size as f32).sqrt();
+        let mut rng = Rng::new(seed);
+        for (_, tensor) in &self.weights {
+            tensor.write(&rng.uniforms(tensor.len(), -bound, bound))?;
+        }
+        self.prepare()
+    }
+
+    /// Packs the weights for the kernels, by a submission of its own.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn prepare(&self) -> Result<()> {
+        self.packing.run("prepare")
+    }
+
+    /// Packs the weights for the kernels, in the host's encoder.
+    ///
+    /// # Errors
+    /// If the layer is on the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn record_prepare(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.packing.record(encoder, "prepare")
+    }
+
+    /// Plans forward calls of one size and allocates their memory.
+    ///
+    /// # Errors
+    /// If a size is 0 or too large for the device.
+    pub fn inference(&self, size: Size) -> Result<Sequence> {
+        Sequence::new(self, size, Mode::Inference)
+    }
+
+    /// Plans forward and backward calls of one size and allocates their memory.
+    ///
+    /// # Errors
+    /// If a size is 0 or too large for the device.
+    pub fn training(&self, size: Size) -> Result<Sequence> {
+        Sequence::new(self, size, Mode::Training)
+    }
+
+    /// Plans single steps of `batch` sequences that carry their state from call to call.
+    ///
+    /// # Errors
+    /// If `batch` is 0 or too large for the device.
+    pub fn stream(&self, batch: usize) -> Result<Stream> {
+        Stream::new(self, batch)
+    }
+
+    /// Runs the layer over `x` `[T, N, I]` and waits for the result. The plan and memory of the
+    /// latest size are kept for the next call. Without an initial state it starts from zeros.
+    ///
+    /// # Errors
+    /// If a shape does not fit the layer, T or N is 0, or the device fails.
+    pub fn forward(&self, x: ArrayView3<'_, f32>, initial: Option<&State>) -> Result<Output> {
+        let (steps, batch, input) = x.dim();
+        if input != self.spec.input_size {
+            let expected = [steps, batch, self.spec.input_size];
+            return Err(Error::shape("Layer::forward", "x", expected, x.shape()));
+        }
+        let sequence = self.sequence(Size { steps, batch })?;
+        sequence.x().write(&x.iter().copied().collect::<Vec<_>>())?;
+        sequence.set_initial(initial)?;
+        sequence.forward()?;
+        let hidden = self.spec.hidden_size;
+        let y = Array3::from_shape_vec((steps, batch, hidden), sequence.y()?.read()?)
+            .map_err(|e| Error::shape("Layer::forward", "y", x.shape(), e.to_string()))?;
+        Ok(Output {
+            y,
+            state: sequence.state()?,
+        })
+    }
+
+    /// The kept sequence if it has this size, else a new one in its place.
+    fn sequence(&self, size: Size) -> Result<Arc<Sequence>> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = latest.as_ref().filter(|s| s.size() == size) {
+            return Ok(kept.clone());
+        }
+        let sequence = Arc::new(self.inference(size)?);
+        *latest = Some(sequence.clone());
+        Ok(sequence)
+    }
+
+    /// The layer's tensors for the buffers that [`driver::weights`] added to a plan.
+    pub fn bind(&self, ids: &Weights) -> Vec<(BufferId, Tensor)> {
+        bind(
+            &self.spec,
+            ids,
+            &self.weights,
+            &self.zero_bias,
+            &self.packed,
+        )
+    }
+}
+
+fn bind(
+    spec: &LayerSpec,
+    ids: &Weights,
+    weights: &[(String, Tensor)],
+    zero_bias: &Tensor,
+    packed: &Tensor,
+) -> Vec<(BufferId, Tensor)> {
+    let mut order = vec![ids.weight_ih, ids.weight_hh];
+    if spec.bias {
+        order.extend([ids.bias_ih, ids.bias_hh]);
+    }
+    let mut bound: Vec<_> = order
+        .into_iter()
+        .zip(weights.iter().map(|(_, t)| t.clone()))
+        .collect();
+    bound.push((ids.weight_hh_t, packed.clone()));
+    if !spec.bias {
+        bound.push((ids.bias_hh, zero_bias.clone()));
+    }
+    bound
+}

@@ -1,0 +1,192 @@
+//! A plan as text: what it dispatches, what that costs, and the memory it takes.
+//!
+//! For each section one line per run of equal kernels, with the grid of the first of them; FLOPs
+//! and bytes are those of [`Cost`](super::Cost), counted from the equations.
+
+use std::fmt::{self, Display, Formatter};
+use std::ops::Range;
+
+use super::{Plan, Role, Step};
+use crate::kernel::Element;
+
+impl Display for Plan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.name)?;
+        for section in &self.sections {
+            self.section_text(f, section.name, section.steps.clone())?;
+        }
+        self.memory_text(f)
+    }
+}
+
+impl Plan {
+    fn section_text(&self, f: &mut Formatter<'_>, name: &str, steps: Range<usize>) -> fmt::Result {
+        let dispatches = self.steps[steps.clone()]
+            .iter()
+            .filter(|s| !s.grid.contains(&0))
+            .count();
+        let cost = self.cost(steps.clone());
+        writeln!(
+            f,
+            "\n{name}: {} steps, {dispatches} dispatches, {} barriers, {}, {}",
+            steps.len(),
+            self.barriers(steps.clone()),
+            scaled(cost.flops, "FLOP"),
+            scaled(cost.bytes, "B"),
+        )?;
+        let mut start = steps.start;
+        while start < steps.end {
+            let first = &self.steps[start];
+            let same =
+                |s: &&Step| std::ptr::eq(s.kernel, first.kernel) && s.constants == first.constants;
+            let rest = &self.steps[start..steps.end];
+            let count = rest.iter().take_while(same).count();
+            let cost = self.cost(start..start + count);
+            let [x, y, z] = first.grid;
+            let constants: Vec<_> = first
+                .constants
+                .iter()
+                .map(|(name, value)| format!("{name} {value}"))
+                .collect();
+            let line = format!(
+                "{count:>6} x {:<24}{:<16}{:>12}{:>12}  {}",
+                first.kernel.name,
+                format!("[{x}, {y}, {z}]"),
+                scaled(cost.flops, "FLOP"),
+                scaled(cost.bytes, "B"),
+                constants.join(", "),
+            );
+            writeln!(f, "{}", line.trim_end())?;
+            start += count;
+        }
+        Ok(())
+    }
+
+    fn memory_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let mut total = 0;
+        writeln!(f, "\nmemory")?;
+        for role in Role::ALL {
+            let bytes = self.bytes(role);
+            total += bytes;
+            let count = self.buffers.iter().filter(|b| b.role == role).count();
+            if count > 0 {
+                let name = format!("{role:?}").to_lowercase();
+                let buffers = if count == 1 { "buffer" } else { "buffers" };
+                write!(
+                    f,
+                    "  {name:<10}{:>12}  {count} {buffers}",
+                    scaled(bytes, "B")
+                )?;
+                let apart = self.scratch_apart();
+                if role == Role::Scratch && apart > bytes {
+                    let saved = scaled(apart - bytes, "B");
+                    write!(f, "; sharing saves {saved} of {}", scaled(apart, "B"))?;
+                }
+                writeln!(f)?;
+            }
+        }
+        writeln!(f, "  {:<10}{:>12}", "total", scaled(total, "B"))
+    }
+
+    /// Bytes of scratch if no two buffers shared memory.
+    fn scratch_apart(&self) -> u64 {
+        let scratch = self.buffers.iter().filter(|b| b.role == Role::Scratch);
+        (scratch.map(super::Buffer::len).sum::<usize>() * Element::SIZE) as u64
+    }
+}
+
+/// Three digits or more with a decimal prefix: 1234 FLOP are 1.23 kFLOP.
+fn scaled(value: u64, unit: &str) -> String {
+    let mut scaled = value as f64;
+    for prefix in ["", "k", "M", "G", "T"] {
+        // 999.5 would be printed as 1000.
+        if scaled < 999.5 || prefix == "T" {
+            let digits = match scaled {
+                _ if prefix.is_empty() => 0,
+                s if s < 9.995 => 2,
+                s if s < 99.95 => 1,
+                _ => 0,
+            };
+            return format!("{scaled:.digits$} {prefix}{unit}");
+        }
+        scaled /= 1000.0;
+    }
+    format!("{value} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::copy::copy;
+    use crate::layer::{Lstm, Sequence};
+    use crate::plan::Builder;
+    use crate::plan::sequence::{Mode, Size};
+
+    #[test]
+    fn units() {
+        let of = |v| scaled(v, "B");
+        assert_eq!(of(0), "0 B");
+        assert_eq!(of(999), "999 B");
+        assert_eq!(of(1_000), "1.00 kB");
+        assert_eq!(of(12_345), "12.3 kB");
+        assert_eq!(of(999_499), "999 kB");
+        assert_eq!(of(999_500), "1.00 MB");
+        assert_eq!(of(u64::MAX), "18446744 TB");
+    }
+
+    #[test]
+    fn a_small_lstm() {
+        let spec = Lstm::new(3, 70).spec();
+        let size = Size {
+            steps: 40,
+            batch: 2,
+        };
+        let plan = Sequence::plan(&spec, size, Mode::Training).unwrap();
+        let text = plan.to_string();
+        assert_eq!(text, SMALL_LSTM, "\n{text}");
+    }
+
+    const SMALL_LSTM: &str = "\
+lstm I 3 H 70 T 40 N 2
+
+carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
+     2 x copy.carry              [3, 1, 1]             0 FLOP     2.24 kB
+
+forward: 42 steps, 42 dispatches, 40 barriers, 3.49 MFLOP, 3.70 MB
+     1 x transpose               [5, 18, 1]            0 FLOP      157 kB
+     1 x gemm                    [5, 2, 1]          134 kFLOP     93.9 kB  HAS_BIAS 1, ACTIVATION 0
+    40 x lstm.forward            [2, 1, 1]         3.36 MFLOP     3.45 MB  SAVE 1
+
+backward: 49 steps, 49 dispatches, 43 barriers, 6.79 MFLOP, 4.10 MB
+     1 x copy.copy               [5, 1, 1]             0 FLOP     2.24 kB
+    40 x lstm.backward           [2, 1, 1]         3.28 MFLOP     3.54 MB
+     3 x gemm                    [2, 1, 1]         3.35 MFLOP      366 kB  HAS_BIAS 0, ACTIVATION 0
+     2 x reduce.columns          [5, 2, 1]         23.0 kFLOP     95.2 kB
+     2 x copy.copy               [5, 1, 1]             0 FLOP     4.48 kB
+     1 x gemm                    [1, 2, 1]          134 kFLOP     93.9 kB  HAS_BIAS 0, ACTIVATION 0
+
+memory
+  input          24.5 kB  3 buffers
+  weight          162 kB  5 buffers
+  gradient       86.1 kB  6 buffers
+  state          45.9 kB  2 buffers
+  saved          89.6 kB  1 buffer
+  scratch        93.0 kB  3 buffers
+  total           501 kB
+";
+
+    #[test]
+    fn shared_scratch_and_empty_grids() {
+        let mut b = Builder::new("chain");
+        let x = b.float("x", &[8], Role::Input);
+        let s = [8, 4, 6].map(|n| b.float("s", &[n], Role::Scratch));
+        copy(&mut b, (x, 0), (s[0], 0), 8).unwrap();
+        copy(&mut b, (s[0], 0), (s[1], 0), 4).unwrap();
+        copy(&mut b, (s[1], 0), (s[2], 0), 0).unwrap();
+        let text = b.finish().to_string();
+        let scratch = "scratch           48 B  3 buffers; sharing saves 24 B of 72 B\n";
+        assert!(text.contains(scratch), "\n{text}");
+        let section = "main: 3 steps, 2 dispatches, 2 barriers, 0 FLOP, 96 B\n";
+        assert!(text.contains(section), "\n{text}");
+    }
+}

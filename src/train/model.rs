@@ -1,0 +1,298 @@
+//! A language model: embedding, recurrent layer, linear output layer.
+//!
+//! Its weights have the names of a PyTorch module with the attributes `embedding`
+//! (`nn.Embedding`), `rnn` (`nn.LSTM`, `nn.GRU` or `nn.RNN`) and `linear` (`nn.Linear`).
+
+use std::collections::BTreeMap;
+
+use crate::context::Context;
+use crate::error::{Error, Result};
+use crate::interop::safetensors::{Archive, Array, Data};
+use crate::kernel::Element;
+use crate::kernels::copy::copy;
+use crate::kernels::dropout::{self, Dropout};
+use crate::kernels::embedding;
+use crate::kernels::gemm::Gemm;
+use crate::layer::Layer;
+use crate::plan::sequence::{self as driver, LayerSpec, Mode, Size, States, Weights};
+use crate::plan::{BufferId, Builder, Matrix, Role};
+use crate::rng::Rng;
+use crate::tensor::Tensor;
+
+/// The size of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelSpec {
+    /// V: the number of tokens.
+    pub vocabulary: usize,
+    /// The recurrent layer; its input size is the size of the embedding.
+    pub layer: LayerSpec,
+}
+
+/// A model with its weights on a device. See the [module](self).
+#[derive(Debug)]
+pub struct LanguageModel {
+    context: Context,
+    spec: ModelSpec,
+    layer: Layer,
+    embedding: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor,
+}
+
+/// A model's weights as buffers of a plan.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ModelIds {
+    pub(crate) embedding: BufferId,
+    pub(crate) layer: Weights,
+    pub(crate) linear_weight: BufferId,
+    pub(crate) linear_bias: BufferId,
+}
+
+/// What a forward pass leaves for the loss and the backward pass.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Activations {
+    /// `[T·N, E]`, after dropout.
+    pub(crate) embedded: Matrix,
+    /// `[T·N, H]`: what the linear layer reads.
+    pub(crate) features: Matrix,
+    /// `[T·N, V]`
+    pub(crate) logits: BufferId,
+}
+
+/// Dropout on the embedding and before the linear layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drop {
+    pub(crate) probability: f32,
+    pub(crate) seed: u64,
+    /// `[1]`: the training step, which gives every step another mask.
+    pub(crate) clock: BufferId,
+}
+
+impl Drop {
+    /// Applies the mask of one of the two places; forward and backward alike.
+    pub(crate) fn apply(&self, b: &mut Builder, values: BufferId, place: u32) -> Result<()> {
+        dropout::apply(
+            b,
+            Dropout {
+                values,
+                clock: self.clock,
+                probability: self.probability,
+                seed: self.seed,
+                stream: place,
+            },
+        )
+    }
+}
+
+impl ModelSpec {
+    /// Adds the model's weights to a plan.
+    pub(crate) fn weights(&self, b: &mut Builder) -> ModelIds {
+        let (e, h) = (self.layer.input_size, self.layer.hidden_size);
+        ModelIds {
+            embedding: b.float("embedding.weight", &[self.vocabulary, e], Role::Weight),
+            layer: driver::weights(b, &self.layer, "l0"),
+            linear_weight: b.float("linear.weight", &[self.vocabulary, h], Role::Weight),
+            linear_bias: b.float("linear.bias", &[self.vocabulary], Role::Weight),
+        }
+    }
+
+    /// Adds the forward pass from token ids `[T, N]` to logits.
+    pub(crate) fn forward(
+        &self,
+        b: &mut Builder,
+        size: Size,
+        mode: Mode,
+        ids: BufferId,
+        weights: &ModelIds,
+        states: States,
+        drop: Option<Drop>,
+    ) -> Result<Activations> {
+        let (e, h, v) = (
+            self.layer.input_size,
+            self.layer.hidden_size,
+            self.vocabulary,
+        );
+        let rows = size.steps * size.batch;
+        let kept = match mode {
+            Mode::Training => Role::Saved,
+            Mode::Inference => Role::Scratch,
+        };
+        let embedded = b.float("embedded", &[rows, e], kept);
+        embedding::gather(b, ids, weights.embedding, embedded)?;
+        if let Some(drop) = drop {
+            drop.apply(b, embedded, 0)?;
+        }
+        let embedded = Matrix::dense(embedded, rows, e);
+        let layer = &self.layer;
+        driver::forward(b, layer, size, mode, embedded, &weights.layer, &states)?;
+        let y = states.y(layer, size);
+        let features = match drop {
+            None => y,
+            Some(drop) => {
+                // h itself must stay whole: the recurrence and its gradient read it.
+                let features = b.float("features", &[rows, h], Role::Saved);
+                copy(b, (y.buffer, y.offset), (features, 0), rows * h)?;
+                drop.apply(b, features, 1)?;
+                Matrix::dense(features, rows, h)
+            }
+        };
+        let logits = b.float("logits", &[rows, v], Role::Scratch);
+        Gemm {
+            bias: Some(weights.linear_bias),
+            ..Gemm::new(
+                features,
+                Matrix::dense(weights.linear_weight, v, h).t(),
+                Matrix::dense(logits, rows, v),
+            )
+        }
+        .push(b)?;
+        Ok(Activations {
+            embedded,
+            features,
+            logits,
+        })
+    }
+}
+
+impl LanguageModel {
+    /// A model with random weights: the embedding uniform in ±0.1, the rest as PyTorch draws them.
+    ///
+    /// # Errors
+    /// If a size is 0, or the device cannot hold the weights.
+    pub fn new(context: &Context, spec: ModelSpec, seed: u64) -> Result<Self> {
+        if spec.vocabulary < 2 {
+            let expected = "at least 2 tokens";
+            return Err(Error::value(
+                "LanguageModel",
+                "vocabulary",
+                expected,
+                spec.vocabulary,
+            ));
+        }
+        let (e, h, v) = (
+            spec.layer.input_size,
+            spec.layer.hidden_size,
+            spec.vocabulary,
+        );
+        let layer = Layer::new(context, spec.layer, seed)?;
+        let float = |shape: &[usize]| Tensor::zeros(context, shape, Element::Float);
+        let model = Self {
+            context: context.clone(),
+            spec,
+            layer,
+            embedding: float(&[v, e])?,
+            linear_weight: float(&[v, h])?,
+            linear_bias: float(&[v])?,
+        };
+        // The layer drew from this seed's stream already.
+        let mut rng = Rng::new(seed ^ 0x9E37_79B9_7F4A_7C15);
+        let bound = 1.0 / (h as f32).sqrt();
+        for (tensor, bound) in [
+            (&model.embedding, 0.1),
+            (&model.linear_weight, bound),
+            (&model.linear_bias, bound),
+        ] {
+            tensor.write(&rng.uniforms(tensor.len(), -bound, bound))?;
+        }
+        Ok(model)
+    }
+
+    /// Where it runs.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Its sizes.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Its recurrent layer.
+    pub fn layer(&self) -> &Layer {
+        &self.layer
+    }
+
+    /// The weights under their names in PyTorch.
+    pub fn weights(&self) -> Vec<(String, Tensor)> {
+        let mut all = vec![("embedding.weight".to_owned(), self.embedding.clone())];
+        for (name, tensor) in self.layer.weights() {
+            all.push((format!("rnn.{name}"), tensor.clone()));
+        }
+        all.push(("linear.weight".to_owned(), self.linear_weight.clone()));
+        all.push(("linear.bias".to_owned(), self.linear_bias.clone()));
+        all
+    }
+
+    /// Reads the weights back, for saving.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn to_archive(&self) -> Result<Archive> {
+        Ok(Archive {
+            tensors: read_all(&self.weights())?,
+            metadata: BTreeMap::new(),
+        })
+    }
+
+    /// Replaces the weights by those of an archive, which must have just these names and shapes.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming what is missing, surplus or of another shape; nothing is changed then.
+    pub fn load(&self, archive: &Archive) -> Result<()> {
+        write_all("LanguageModel::load", &self.weights(), &archive.tensors)?;
+        self.layer.prepare()
+    }
+
+    /// The model's tensors for the buffers that [`ModelSpec::weights`] added to a plan.
+    pub(crate) fn bind(&self, ids: &ModelIds) -> Vec<(BufferId, Tensor)> {
+        let mut bound = self.layer.bind(&ids.layer);
+        bound.push((ids.embedding, self.embedding.clone()));
+        bound.push((ids.linear_weight, self.linear_weight.clone()));
+        bound.push((ids.linear_bias, self.linear_bias.clone()));
+        bound
+    }
+}
+
+/// Reads tensors of floats for an archive.
+pub(crate) fn read_all(tensors: &[(String, Tensor)]) -> Result<BTreeMap<String, Array>> {
+    tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let array = Array {
+                shape: tensor.shape().to_vec(),
+                data: Data::F32(tensor.read()?),
+            };
+            Ok((name.clone(), array))
+        })
+        .collect()
+}
+
+/// Writes the arrays of an archive into the tensors of the same names, after checking all of them.
+pub(crate) fn write_all(
+    op: &'static str,
+    tensors: &[(String, Tensor)],
+    arrays: &BTreeMap<String, Array>,
+) -> Result<()> {
+    let fail = |reason: String| Err(Error::Weights { op, reason });
+    let mut found = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let Some(array) = arrays.get(name) else {
+            return fail(format!("'{name}' is missing"));
+        };
+        let Some(values) = array.as_f32() else {
+            return fail(format!("'{name}' must be f32, got {}", array.data.dtype()));
+        };
+        if array.shape != tensor.shape() {
+            let (want, got) = (tensor.shape(), &array.shape);
+            return fail(format!("'{name}' must be {want:?}, got {got:?}"));
+        }
+        found.push((tensor, values));
+    }
+    let known = |name: &String| tensors.iter().any(|(n, _)| n == name);
+    if let Some(surplus) = arrays.keys().find(|name| !known(name)) {
+        return fail(format!("'{surplus}' is surplus"));
+    }
+    found
+        .into_iter()
+        .try_for_each(|(tensor, values)| tensor.write(values))
+}

@@ -1,0 +1,86 @@
+//! Every cell, forward and backward, on the browser's WebGPU against the CPU oracle.
+
+use wasm_bindgen::prelude::*;
+use wgrnn::check::{compare, tolerance};
+use wgrnn::plan::sequence::LayerSpec;
+use wgrnn::rng::Rng;
+use wgrnn::{Context, Dtype, Layer, Result, Sequence, Size, Tensor, cell};
+
+const SIZE: Size = Size { steps: 5, batch: 6 };
+const INPUT: usize = 17;
+const HIDDEN: usize = 65;
+
+/// A report; its last line is `passed` or `failed`.
+#[wasm_bindgen]
+pub async fn run() -> String {
+    console_error_panic_hook::set_once();
+    let mut report = String::new();
+    let verdict = match compare_all(&mut report).await {
+        Ok(0) => "passed",
+        Ok(_) => "failed",
+        Err(e) => {
+            report.push_str(&format!("{e}\n"));
+            "failed"
+        }
+    };
+    report + verdict
+}
+
+/// The number of tensors that differ.
+async fn compare_all(report: &mut String) -> Result<usize> {
+    let gpu = Context::open_async("webgpu").await?;
+    report.push_str(&format!("{}\n", gpu.name()));
+    let oracle = Context::cpu_f64();
+    let mut failures = 0;
+    for cell in cell::ALL {
+        let (got, want) = (call(&gpu, cell)?, call(&oracle, cell)?);
+        let limit = tolerance::layer(
+            Dtype::F32,
+            (SIZE.steps * SIZE.batch).max(HIDDEN * cell.gates),
+            SIZE.steps,
+        );
+        for ((name, got), (_, want)) in tensors(&got)?.iter().zip(&tensors(&want)?) {
+            let (got, want) = (values(got).await?, values(want).await?);
+            let error = compare(&got, &want).error;
+            let status = if error <= limit { "pass" } else { "FAIL" };
+            failures += usize::from(error > limit || error.is_nan());
+            report.push_str(&format!(
+                "{status} {:9} {name:16} {:.3} of the tolerance\n",
+                cell.name,
+                error / limit
+            ));
+        }
+    }
+    Ok(failures)
+}
+
+fn call(context: &Context, cell: &'static cell::Cell) -> Result<Sequence> {
+    let spec = LayerSpec {
+        cell,
+        input_size: INPUT,
+        hidden_size: HIDDEN,
+        bias: true,
+    };
+    let call = Layer::new(context, spec, 3)?.training(SIZE)?;
+    let mut rng = Rng::new(4);
+    for tensor in [call.x(), &call.h0()?, call.dy()?, &call.dhn()?] {
+        tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0))?;
+    }
+    call.forward()?;
+    call.backward()?;
+    Ok(call)
+}
+
+fn tensors(call: &Sequence) -> Result<Vec<(String, Tensor)>> {
+    let mut all = vec![
+        ("y".to_owned(), call.y()?),
+        ("dx".to_owned(), call.dx()?.clone()),
+        ("dh0".to_owned(), call.dh0()?),
+    ];
+    all.extend(call.gradients()?);
+    Ok(all)
+}
+
+async fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(tensor.read_async().await?.into_iter().map(f64::from).collect())
+}

@@ -1,0 +1,403 @@
+//! What is refused, and with which fields; and what a NaN does, which is not refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails is a test that fails"
+)]
+
+mod common;
+
+use wgrnn::cell;
+use wgrnn::kernel::Element;
+use wgrnn::kernels::copy::copy;
+use wgrnn::ndarray::{Array2, Array3};
+use wgrnn::plan::sequence::LayerSpec;
+use wgrnn::plan::{Builder, Role};
+use wgrnn::rng::Rng;
+use wgrnn::{Context, Error, Gru, Layer, Lstm, Program, Result, Rnn, Size, State, Tensor};
+
+const SIZE: Size = Size { steps: 3, batch: 2 };
+
+/// The text of the error that was expected.
+fn refusal<T>(result: Result<T>) -> Error {
+    match result {
+        Ok(_) => panic!("it was accepted"),
+        Err(e) => {
+            let text = e.to_string();
+            assert!(!text.is_empty() && !text.contains('\n'), "{text:?}");
+            e
+        }
+    }
+}
+
+fn value_arg<T>(result: Result<T>) -> String {
+    match refusal(result) {
+        Error::Value { arg, .. } => arg,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn shape_arg<T>(result: Result<T>) -> String {
+    match refusal(result) {
+        Error::Shape { arg, .. } => arg,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unsupported<T>(result: Result<T>) -> String {
+    match refusal(result) {
+        Error::Unsupported { needs, .. } => needs,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn sizes_of_zero() -> Result<()> {
+    let cpu = Context::cpu();
+    assert_eq!(value_arg(Lstm::new(0, 4).build(&cpu)), "input_size");
+    assert_eq!(value_arg(Gru::new(3, 0).build(&cpu)), "hidden_size");
+    let layer = Rnn::new(3, 4).build(&cpu)?;
+    let size = |steps, batch| Size { steps, batch };
+    assert_eq!(value_arg(layer.inference(size(0, 2))), "steps");
+    assert_eq!(value_arg(layer.training(size(2, 0))), "batch");
+    assert_eq!(value_arg(layer.stream(0)), "batch");
+    for shape in [(0, 2, 3), (2, 0, 3)] {
+        let x = Array3::<f32>::zeros(shape);
+        assert!(matches!(
+            refusal(layer.forward(x.view(), None)),
+            Error::Value { .. }
+        ));
+    }
+    Ok(())
+}
+
+#[test]
+fn shapes() -> Result<()> {
+    let cpu = Context::cpu();
+    let layer = Lstm::new(3, 4).build(&cpu)?;
+    let x = Array3::<f32>::zeros((2, 2, 5));
+    assert_eq!(shape_arg(layer.forward(x.view(), None)), "x");
+    let x = Array3::<f32>::zeros((2, 2, 3));
+    let state = |rows, cols, c: bool| State {
+        h: Array2::zeros((rows, cols)),
+        c: c.then(|| Array2::zeros((rows, cols))),
+    };
+    for wrong in [state(3, 4, true), state(2, 5, true)] {
+        assert_eq!(shape_arg(layer.forward(x.view(), Some(&wrong))), "h");
+    }
+    let c = State {
+        c: Some(Array2::zeros((2, 3))),
+        ..state(2, 4, true)
+    };
+    assert_eq!(shape_arg(layer.forward(x.view(), Some(&c))), "c");
+    let without = layer.forward(x.view(), Some(&state(2, 4, false)));
+    assert_eq!(value_arg(without), "state");
+
+    let sequence = layer.training(SIZE)?;
+    assert_eq!(
+        shape_arg(sequence.x().write(&[0.0; 17])),
+        "number of values"
+    );
+    assert_eq!(shape_arg(sequence.dy()?.write_f64(&[])), "number of values");
+    assert_eq!(value_arg(sequence.x().write_uint(&[0; 18])), "tensor");
+    assert_eq!(value_arg(sequence.x().read_uint()), "tensor");
+    assert_eq!(value_arg(sequence.x().rows(1..4)), "rows");
+    assert_eq!(shape_arg(sequence.x().reshaped(&[19])), "shape");
+    assert_eq!(value_arg(layer.set_weight("weight_ih_l1", &[])), "name");
+    assert_eq!(
+        shape_arg(layer.set_weight("weight_ih_l0", &[0.0; 3])),
+        "number of values"
+    );
+    assert_eq!(value_arg(sequence.program().run("sideways")), "name");
+    assert_eq!(value_arg(sequence.program().named("nothing")), "name");
+    Ok(())
+}
+
+#[test]
+fn a_cell_without_c() -> Result<()> {
+    let layer = Gru::new(3, 4).build(&Context::cpu())?;
+    let sequence = layer.training(SIZE)?;
+    for tensor in [sequence.c0(), sequence.cn(), sequence.dcn(), sequence.dc0()] {
+        assert!(unsupported(tensor).contains('c'));
+    }
+    assert!(unsupported(layer.stream(1)?.c()).contains('c'));
+    let state = State {
+        h: Array2::zeros((2, 4)),
+        c: Some(Array2::zeros((2, 4))),
+    };
+    assert_eq!(value_arg(sequence.set_initial(Some(&state))), "state");
+    Ok(())
+}
+
+#[test]
+fn gradients_of_inference() -> Result<()> {
+    let sequence = Lstm::new(3, 4).build(&Context::cpu())?.inference(SIZE)?;
+    assert!(unsupported(sequence.backward()).contains("gradients"));
+    assert!(unsupported(sequence.dy()).contains("gradients"));
+    assert!(unsupported(sequence.dx()).contains("gradients"));
+    assert!(unsupported(sequence.dh0()).contains("gradients"));
+    assert!(unsupported(sequence.gradients()).contains("gradients"));
+    Ok(())
+}
+
+#[test]
+fn memory_of_another_device_or_shape() -> Result<()> {
+    let plan = || -> Result<_> {
+        let mut b = Builder::new("copy");
+        let [x, y] = ["x", "y"].map(|name| b.float(name, &[4], Role::State));
+        copy(&mut b, (x, 0), (y, 0), 4)?;
+        Ok((b.finish(), x))
+    };
+    let bound = |tensor: Tensor| {
+        let (plan, x) = plan()?;
+        Program::new(&Context::cpu(), plan, &[(x, tensor)])
+    };
+    let tensor =
+        |context: &Context, shape: &[usize], element| Tensor::zeros(context, shape, element);
+    bound(tensor(&Context::cpu(), &[4], Element::Float)?)?;
+    let other = bound(tensor(&Context::cpu_f64(), &[4], Element::Float)?);
+    assert_eq!(value_arg(other), "x");
+    for wrong in [
+        tensor(&Context::cpu(), &[2, 2], Element::Float)?,
+        tensor(&Context::cpu(), &[4], Element::Uint)?,
+    ] {
+        assert_eq!(shape_arg(bound(wrong)), "x");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_such_device() {
+    match refusal(Context::open("no adapter is called this")) {
+        Error::NoAdapter { asked, .. } => assert_eq!(asked, "no adapter is called this"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A NaN at one step of one sequence reaches all that depends on it, and nothing else.
+fn nan_propagates(context: &Context) -> Result<()> {
+    for cell in cell::ALL {
+        let spec = LayerSpec {
+            cell,
+            input_size: 3,
+            hidden_size: 5,
+            bias: true,
+        };
+        let Size { steps, batch } = SIZE;
+        let sequence = Layer::new(context, spec, 1)?.training(SIZE)?;
+        let mut rng = Rng::new(3);
+        let mut x = rng.uniforms(steps * batch * 3, -1.0, 1.0);
+        x[batch * 3] = f32::NAN; // step 1, sequence 0
+        sequence.x().write(&x)?;
+        let dy = rng.uniforms(steps * batch * 5, -1.0, 1.0);
+        sequence.dy()?.write(&dy)?;
+        sequence.forward()?;
+        sequence.backward()?;
+        let (y, dx) = (sequence.y()?.read()?, sequence.dx()?.read()?);
+        for t in 0..steps {
+            for n in 0..batch {
+                let (row, name) = (t * batch + n, cell.name);
+                let y = &y[row * 5..(row + 1) * 5];
+                let dx = &dx[row * 3..(row + 1) * 3];
+                let nan = |values: &[f32]| values.iter().all(|v| v.is_nan());
+                let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
+                if n == 0 && t >= 1 {
+                    assert!(nan(y), "{name}: y[{t}, {n}] = {y:?}");
+                } else {
+                    assert!(finite(y), "{name}: y[{t}, {n}] = {y:?}");
+                }
+                // The slope of max(x, 0) is 0 or 1 whatever x is, so there nothing is lost or gained.
+                if n == 0 && name != "rnn_relu" {
+                    assert!(nan(dx), "{name}: dx[{t}, {n}] = {dx:?}");
+                } else {
+                    assert!(finite(dx), "{name}: dx[{t}, {n}] = {dx:?}");
+                }
+            }
+        }
+        for (name, gradient) in sequence.gradients()? {
+            if name.starts_with("weight_ih") {
+                assert!(gradient.read()?.iter().any(|v| v.is_nan()), "{name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nan_propagates_on_the_cpu() -> Result<()> {
+    nan_propagates(&Context::cpu())?;
+    nan_propagates(&Context::cpu_f64())
+}
+
+#[cfg(feature = "gpu")]
+mod gpu {
+    use super::*;
+    use wgrnn::wgpu::{self, Limits};
+
+    #[test]
+    fn nan_propagates_on_every_adapter() -> Result<()> {
+        common::adapters().iter().try_for_each(nan_propagates)
+    }
+
+    #[test]
+    fn recording_on_the_cpu() -> Result<()> {
+        let Some(context) = common::adapters().into_iter().next() else {
+            return Ok(());
+        };
+        let (device, _) = context.wgpu().unwrap();
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let layer = Lstm::new(3, 4).build(&Context::cpu())?;
+        let sequence = layer.training(SIZE)?;
+        assert!(unsupported(sequence.record_forward(&mut encoder)).contains("recording"));
+        assert!(unsupported(sequence.record_backward(&mut encoder)).contains("recording"));
+        assert!(unsupported(layer.record_prepare(&mut encoder)).contains("recording"));
+        let on_gpu = Lstm::new(3, 4).build(&context)?.inference(SIZE)?;
+        assert!(unsupported(on_gpu.record_backward(&mut encoder)).contains("gradients"));
+        Ok(())
+    }
+
+    #[test]
+    fn tensors_of_a_gpu_and_of_the_cpu() -> Result<()> {
+        for context in common::adapters() {
+            let mut b = Builder::new("copy");
+            let [x, y] = ["x", "y"].map(|name| b.float(name, &[4], Role::State));
+            copy(&mut b, (x, 0), (y, 0), 4)?;
+            let plan = b.finish();
+            let on_cpu = Tensor::zeros(&Context::cpu(), &[4], Element::Float)?;
+            let on_gpu = Tensor::zeros(&context, &[4], Element::Float)?;
+            let bind = |context: &Context, tensor: &Tensor| {
+                Program::new(context, plan.clone(), &[(x, tensor.clone())])
+            };
+            assert_eq!(value_arg(bind(&context, &on_cpu)), "x");
+            assert_eq!(value_arg(bind(&Context::cpu(), &on_gpu)), "x");
+            bind(&context, &on_gpu)?;
+        }
+        Ok(())
+    }
+
+    /// A device of each adapter that was opened with less than the adapter has.
+    fn with_limits(lower: impl Fn(&mut Limits)) -> Vec<Context> {
+        // Says so, or fails, where there is none.
+        if common::adapters().is_empty() {
+            return Vec::new();
+        }
+        let adapters = pollster::block_on(Context::adapters());
+        let opened = adapters.iter().map(|adapter| {
+            let mut required_limits = adapter.limits();
+            lower(&mut required_limits);
+            let (device, queue) =
+                pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+                    required_limits,
+                    ..Default::default()
+                }))
+                .unwrap();
+            Context::from_wgpu(device, queue)
+        });
+        opened.collect()
+    }
+
+    fn limit<T>(result: Result<T>) -> (String, u64, u64) {
+        match refusal(result) {
+            Error::Limit {
+                what,
+                needed,
+                available,
+            } => (what, needed, available),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn too_few_invocations() {
+        for context in with_limits(|l| l.max_compute_invocations_per_workgroup = 64) {
+            let (what, needed, available) = limit(Lstm::new(3, 4).build(&context));
+            assert_eq!(what, "transpose: invocations per workgroup");
+            assert_eq!((needed, available), (256, 64));
+        }
+    }
+
+    #[test]
+    fn too_little_workgroup_memory() -> Result<()> {
+        for context in with_limits(|l| l.max_compute_workgroup_storage_size = 2048) {
+            let layer = Lstm::new(3, 4).build(&context)?;
+            let (what, needed, available) = limit(layer.inference(SIZE));
+            assert_eq!(what, "gemm: bytes of workgroup memory");
+            assert_eq!((needed, available), (4096, 2048));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn too_few_storage_buffers() -> Result<()> {
+        for context in with_limits(|l| l.max_storage_buffers_per_shader_stage = 4) {
+            // GRU's forward kernel binds four buffers, LSTM's five.
+            Gru::new(3, 4).build(&context)?.inference(SIZE)?;
+            let (what, needed, available) = limit(Lstm::new(3, 4).build(&context)?.inference(SIZE));
+            assert_eq!(what, "lstm.forward: storage buffers per stage");
+            assert_eq!((needed, available), (5, 4));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn too_small_bindings() -> Result<()> {
+        for context in with_limits(|l| l.max_storage_buffer_binding_size = 1 << 16) {
+            let layer = Lstm::new(3, 16).build(&context)?;
+            layer.training(SIZE)?;
+            let (what, needed, available) = limit(Lstm::new(3, 128).build(&context));
+            assert_eq!(what, "bytes of one buffer");
+            assert_eq!((needed, available), (4 * 128 * 128 * 4, 1 << 16));
+            let long = Size {
+                steps: 2000,
+                batch: 1,
+            };
+            assert_eq!(limit(layer.training(long)).2, 1 << 16);
+        }
+        Ok(())
+    }
+
+    #[test]
+    #[ignore = "a plan's grids are not yet compared with the device's own limit"]
+    fn too_few_workgroups() -> Result<()> {
+        for context in with_limits(|l| l.max_compute_workgroups_per_dimension = 8) {
+            let layer = Rnn::new(3, 16).build(&context)?;
+            layer.training(SIZE)?;
+            let (what, needed, available) = limit(layer.training(Size {
+                steps: 2,
+                batch: 4 * 9,
+            }));
+            assert_eq!(what, "rnn.forward: workgroups per dimension");
+            assert_eq!((needed, available), (9, 8));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn buffers_of_the_host() {
+        for context in common::adapters() {
+            let (device, _) = context.wgpu().unwrap();
+            let buffer = |usage| {
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size: 1024,
+                    usage,
+                    mapped_at_creation: false,
+                })
+            };
+            let tensor = |buffer, offset, len| {
+                Tensor::from_buffer(&context, buffer, offset, &[len], Element::Float)
+            };
+            use wgpu::BufferUsages as Usage;
+            assert_eq!(value_arg(tensor(buffer(Usage::COPY_DST), 0, 4)), "buffer");
+            let storage = buffer(Usage::STORAGE);
+            assert_eq!(value_arg(tensor(storage.clone(), 0, 257)), "buffer");
+            assert_eq!(value_arg(tensor(storage.clone(), 256, 193)), "buffer");
+            assert_eq!(value_arg(tensor(storage.clone(), 4, 4)), "offset");
+            let read_only = tensor(storage.clone(), 256, 192).unwrap();
+            assert_eq!(value_arg(read_only.write(&[0.0; 192])), "buffer");
+            let cpu = Tensor::from_buffer(&Context::cpu(), storage, 0, &[4], Element::Float);
+            assert_eq!(value_arg(cpu), "context");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Every shader, composed with every set of constants that its samples use: it must translate for
+//! every API, and be what its descriptor says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper that fails is a test that fails"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use naga::valid::{Capabilities, FunctionInfo, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner, back};
+use wgrnn::check::kernels::SIZES;
+use wgrnn::kernel::{Access, Constant, Element, Kernel, compose};
+use wgrnn::kernels::ALL;
+use wgrnn::rng::Rng;
+
+/// The constants that the samples of a kernel set, in every combination that occurs.
+fn constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
+    let mut found = BTreeSet::new();
+    for (i, &size) in (0..).zip(SIZES) {
+        for seed in 8 * i..8 * (i + 1) {
+            let sample = (kernel.sample)(size, &mut Rng::new(seed)).expect(kernel.name);
+            found.extend(sample.plan.steps().iter().map(|s| s.constants.clone()));
+        }
+    }
+    found
+}
+
+/// A composed shader, parsed and valid.
+struct Shader {
+    kernel: &'static Kernel,
+    text: String,
+    module: Module,
+    info: ModuleInfo,
+}
+
+/// One for each set of constants of each kernel.
+fn shaders() -> Vec<Shader> {
+    let mut shaders = Vec::new();
+    for &kernel in ALL {
+        for constants in constants(kernel) {
+            let text = compose(kernel.name, kernel.wgsl, &constants).expect(kernel.name);
+            let module = naga::front::wgsl::parse_str(&text)
+                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+            // No capability beyond what every WebGPU device has.
+            let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+                .validate(&module)
+                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+            shaders.push(Shader {
+                kernel,
+                text,
+                module,
+                info,
+            });
+        }
+    }
+    shaders
+}
+
+impl Shader {
+    fn name(&self) -> &'static str {
+        self.kernel.name
+    }
+
+    /// The entry point and which globals it uses.
+    fn entry(&self) -> (&naga::EntryPoint, &FunctionInfo) {
+        let points = &self.module.entry_points;
+        let at = points.iter().position(|p| p.name == self.kernel.entry);
+        let at =
+            at.unwrap_or_else(|| panic!("{}: no entry point {}", self.name(), self.kernel.entry));
+        (&points[at], self.info.get_entry_point(at))
+    }
+
+    fn globals(&self) -> Vec<&naga::GlobalVariable> {
+        let (_, used) = self.entry();
+        let globals = self.module.global_variables.iter();
+        globals
+            .filter(|(handle, _)| !used[*handle].is_empty())
+            .map(|(_, global)| global)
+            .collect()
+    }
+
+    fn size(&self, global: &naga::GlobalVariable) -> u32 {
+        self.module.types[global.ty]
+            .inner
+            .size(self.module.to_ctx())
+    }
+}
+
+#[test]
+fn they_translate_for_every_api() {
+    for shader in shaders() {
+        let name = shader.name();
+        let Shader { module, info, .. } = &shader;
+        let entry = shader.kernel.entry.to_owned();
+        let point = (ShaderStage::Compute, entry.clone());
+
+        let options = back::spv::PipelineOptions {
+            shader_stage: ShaderStage::Compute,
+            entry_point: entry.clone(),
+        };
+        let words =
+            back::spv::write_vec(module, info, &back::spv::Options::default(), Some(&options));
+        assert!(!words.expect(name).is_empty(), "{name}");
+
+        let options = back::msl::PipelineOptions {
+            entry_point: Some(point.clone()),
+            ..Default::default()
+        };
+        let metal = back::msl::write_string(module, info, &back::msl::Options::default(), &options);
+        assert!(metal.expect(name).0.contains("kernel void"), "{name}");
+
+        let options = back::hlsl::PipelineOptions {
+            entry_point: Some(point),
+        };
+        let mut text = String::new();
+        back::hlsl::Writer::new(&mut text, &back::hlsl::Options::default(), &options)
+            .write(module, info, None)
+            .expect(name);
+        assert!(text.contains("numthreads"), "{name}");
+    }
+}
+
+#[test]
+fn bindings_are_those_of_the_descriptor() {
+    for shader in shaders() {
+        let (kernel, name) = (shader.kernel, shader.name());
+        let mut left: BTreeMap<u32, _> = kernel
+            .bindings
+            .iter()
+            .enumerate()
+            .map(|(i, b)| (i as u32 + 1, b))
+            .collect();
+        let mut uniform = None;
+        for global in shader.globals() {
+            let Some(place) = global.binding else {
+                assert_eq!(
+                    global.space,
+                    AddressSpace::WorkGroup,
+                    "{name}: {:?}",
+                    global.name
+                );
+                continue;
+            };
+            let variable = global.name.as_deref().unwrap_or_default();
+            assert_eq!(place.group, 0, "{name}: {variable}");
+            if place.binding == 0 {
+                assert_eq!(global.space, AddressSpace::Uniform, "{name}: {variable}");
+                uniform = Some(shader.size(global) as usize);
+                continue;
+            }
+            let binding = left.remove(&place.binding);
+            let binding =
+                binding.unwrap_or_else(|| panic!("{name}: {variable} is bound and not described"));
+            assert_eq!(variable, binding.name, "{name}: binding {}", place.binding);
+            let access = match binding.access {
+                Access::Read => StorageAccess::LOAD,
+                Access::ReadWrite | Access::Write => StorageAccess::LOAD | StorageAccess::STORE,
+            };
+            assert_eq!(
+                global.space,
+                AddressSpace::Storage { access },
+                "{name}: {variable}"
+            );
+            let TypeInner::Array { base, .. } = shader.module.types[global.ty].inner else {
+                panic!("{name}: {variable} is no array");
+            };
+            let scalar = shader.module.types[base].inner.scalar();
+            let kind = match binding.element {
+                Element::Float => ScalarKind::Float,
+                Element::Uint => ScalarKind::Uint,
+            };
+            assert_eq!(
+                scalar.map(|s| (s.kind, s.width)),
+                Some((kind, 4)),
+                "{name}: {variable}"
+            );
+        }
+        assert!(left.is_empty(), "{name} does not use {left:?}");
+        assert_eq!(uniform, Some(kernel.params_size), "{name}: parameters");
+    }
+}
+
+#[test]
+fn workgroups_are_those_of_the_descriptor() {
+    for shader in shaders() {
+        let (kernel, name) = (shader.kernel, shader.name());
+        let size: u32 = shader.entry().0.workgroup_size.iter().product();
+        assert_eq!(size, kernel.workgroup_size, "{name}: workgroup size");
+        let shared = shader
+            .globals()
+            .into_iter()
+            .filter(|g| g.space == AddressSpace::WorkGroup);
+        let memory: u32 = shared.map(|g| shader.size(g)).sum();
+        assert_eq!(memory, kernel.workgroup_memory, "{name}: workgroup memory");
+    }
+}
+
+#[test]
+fn names_and_labels() {
+    let names: BTreeSet<_> = ALL.iter().map(|k| k.name).collect();
+    assert_eq!(names.len(), ALL.len(), "two kernels have one name");
+    for kernel in ALL {
+        let last = kernel.name.rsplit('.').next();
+        assert_eq!(last, Some(kernel.entry), "{}: its entry point", kernel.name);
+    }
+}
+
+/// The samples reach every variant of the product, so that the tests above see them all.
+#[test]
+fn samples_cover_the_constants() {
+    let gemm = ALL.iter().find(|k| k.name == "gemm").unwrap();
+    assert_eq!(constants(gemm).len(), 8, "bias or none, four activations");
+}
+
+/// What Chrome compiles WGSL with, where it is installed.
+#[test]
+fn tint_accepts_them() {
+    if let Err(e) = Command::new("tint").arg("--help").output() {
+        println!("tint_accepts_them: tint does not start ({e}), so no shader was checked with it");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (i, shader) in shaders().iter().enumerate() {
+        let path = folder.path().join(format!("{i}.wgsl"));
+        std::fs::write(&path, &shader.text).unwrap();
+        let out = Command::new("tint")
+            .args(["--format", "wgsl"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{}: {}",
+            shader.name(),
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+}
