@@ -51,8 +51,14 @@ fn bench(c: &mut Criterion) {
         for cell in cell::ALL {
             let call = ready(&context, cell).expect(cell.name);
             let oracle = ready(&Context::cpu_f64(), cell).expect(cell.name);
-            let got = call.dx().and_then(|t| t.read_f64()).expect(cell.name);
-            let want = oracle.dx().and_then(|t| t.read_f64()).expect(cell.name);
+            let got = call
+                .dx()
+                .and_then(wgrnn::Tensor::read_f64)
+                .expect(cell.name);
+            let want = oracle
+                .dx()
+                .and_then(wgrnn::Tensor::read_f64)
+                .expect(cell.name);
             let limit = tolerance::layer(Dtype::F32, HIDDEN * cell.gates, SIZE.steps);
             let error = compare(&got, &want).error;
             assert!(error <= limit, "{}: {error:e} > {limit:e}", cell.name);

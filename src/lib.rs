@@ -67,6 +67,12 @@
 //! same bits. A NaN propagates. What may differ between devices is bounded by
 //! [`check::tolerance`].
 
+// What a user can do wrong is an error; tests may panic.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
 mod backend;
 pub mod cell;
 pub mod check;

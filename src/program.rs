@@ -91,10 +91,10 @@ impl Program {
     /// # Errors
     /// If there is no such section, or a kernel's twin refuses its arguments.
     pub fn run(&self, section: &str) -> Result<()> {
-        self.run_steps(section, self.plan.section(section)?)
+        self.run_steps(self.plan.section(section)?)
     }
 
-    pub(crate) fn run_steps(&self, label: &str, steps: Range<usize>) -> Result<()> {
+    pub(crate) fn run_steps(&self, steps: Range<usize>) -> Result<()> {
         match self.context.device() {
             Device::Cpu(dtype) => self.plan.steps[steps].iter().try_for_each(|s| match dtype {
                 Dtype::F32 => cpu::run::<f32>(&self.plan, s, &self.tensors),
@@ -104,7 +104,7 @@ impl Program {
             Device::Gpu(gpu) => {
                 if let Some(recording) = &self.recording {
                     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                    recording.record(&mut encoder, label, steps);
+                    recording.record(&mut encoder, &self.plan.name, steps);
                     gpu.queue.submit([encoder.finish()]);
                 }
                 Ok(())

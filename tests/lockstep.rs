@@ -32,7 +32,8 @@ fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
     };
     let sequence = Layer::new(context, spec, 3)?.training(size)?;
     let mut rng = Rng::new(1);
-    for tensor in [sequence.x(), sequence.dy()?] {
+    // With a gradient of the final state, as otherwise some of the backward pass would work on zeros.
+    for tensor in [sequence.x(), sequence.dy()?, &sequence.dhn()?] {
         tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0))?;
     }
     Ok(sequence)

@@ -90,18 +90,15 @@ pub(crate) fn run<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) ->
 }
 
 fn lock<R: Precision>(tensor: &Tensor, element: Element, access: Access) -> Option<Guard<'_, R>> {
-    let Storage::Host(host) = tensor.storage() else {
-        return None;
-    };
-    match element {
-        Element::Float => {
+    match (tensor.storage(), element) {
+        (Storage::Host(host), Element::Float) => {
             let cells = R::cells(host)?;
             match access {
                 Access::Read => cells.try_read().ok().map(Guard::Read),
                 Access::ReadWrite | Access::Write => cells.try_write().ok().map(Guard::Write),
             }
         }
-        Element::Uint => {
+        (Storage::Host(host), Element::Uint) => {
             let Host::Uint(cells) = &**host else {
                 return None;
             };
@@ -110,5 +107,7 @@ fn lock<R: Precision>(tensor: &Tensor, element: Element, access: Access) -> Opti
                 Access::ReadWrite | Access::Write => cells.try_write().ok().map(Guard::WriteUint),
             }
         }
+        #[cfg(feature = "gpu")]
+        (Storage::Gpu(_), _) => None,
     }
 }

@@ -183,8 +183,8 @@ impl<'a> Pair<'a> {
             .iter()
             .map(|&id| values(self.twin.tensor(id)))
             .collect::<Result<Vec<_>>>()?;
-        self.program.run_steps("lockstep", at..at + 1)?;
-        self.twin.run_steps("lockstep", at..at + 1)?;
+        self.program.run_steps(at..at + 1)?;
+        self.twin.run_steps(at..at + 1)?;
 
         let tolerance = tolerance::kernel(self.program.context().dtype(), step.cost.length);
         let mut errors = Vec::new();

@@ -684,7 +684,7 @@ mod tests {
             assert_eq!(reason, format!("metadata {key:?} is missing"));
         }
         let reason = refusal("gru_basic", |a| {
-            drop(a.metadata.insert("dropout".into(), "1".into()))
+            drop(a.metadata.insert("dropout".into(), "1".into()));
         });
         assert!(reason.contains("\"dropout\" is not a field"), "{reason}");
     }

@@ -7,7 +7,7 @@ use crate::cell::{Blocks, Cell};
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
 use crate::plan::Builder;
-use crate::plan::sequence::{self, LayerSpec, Mode, Size};
+use crate::plan::sequence::{self, Call, LayerSpec, Mode, Size};
 use crate::real::Real;
 use crate::rng::Rng;
 
@@ -100,10 +100,11 @@ pub(crate) fn forward_sample(
     rng: &mut Rng,
 ) -> Result<Sample> {
     let mode = [Mode::Training, Mode::Inference][variant % 2];
-    let (mut b, layer, size) = two_steps(cell, batch, hidden);
-    let weights = sequence::weights(&mut b, &layer, "l0");
-    let states = sequence::states(&mut b, &layer, size, mode);
-    sequence::forward_step(&mut b, &layer, size, mode, &weights, &states, 1)?;
+    let call = two_steps(cell, batch, hidden, mode);
+    let mut b = Builder::new(cell.name);
+    let weights = sequence::weights(&mut b, &call.layer, "l0");
+    let states = sequence::states(&mut b, &call);
+    sequence::forward_step(&mut b, &call, &weights, &states, 1)?;
     Ok(filled(b, rng))
 }
 
@@ -113,24 +114,28 @@ pub(crate) fn backward_sample(
     [batch, hidden, variant]: [usize; 3],
     rng: &mut Rng,
 ) -> Result<Sample> {
-    let (mut b, layer, size) = two_steps(cell, batch, hidden);
-    let weights = sequence::weights(&mut b, &layer, "l0");
-    let states = sequence::states(&mut b, &layer, size, Mode::Training);
-    let gradients = sequence::gradients(&mut b, &layer, size);
-    let dy = sequence::output_gradient(&mut b, &layer, size);
+    let call = two_steps(cell, batch, hidden, Mode::Training);
+    let mut b = Builder::new(cell.name);
+    let weights = sequence::weights(&mut b, &call.layer, "l0");
+    let states = sequence::states(&mut b, &call);
+    let gradients = sequence::gradients(&mut b, &call);
+    let dy = sequence::output_gradient(&mut b, &call);
     let t = variant % 2;
-    sequence::backward_step(&mut b, &layer, size, &weights, &states, &gradients, dy, t)?;
+    sequence::backward_step(&mut b, &call, &weights, &states, &gradients, dy, t)?;
     Ok(filled(b, rng))
 }
 
-fn two_steps(cell: &'static Cell, batch: usize, hidden: usize) -> (Builder, LayerSpec, Size) {
-    let layer = LayerSpec {
-        cell,
-        input_size: 1,
-        hidden_size: hidden,
-        bias: true,
-    };
-    (Builder::new(cell.name), layer, Size { steps: 2, batch })
+fn two_steps(cell: &'static Cell, batch: usize, hidden: usize, mode: Mode) -> Call {
+    Call {
+        layer: LayerSpec {
+            cell,
+            input_size: 1,
+            hidden_size: hidden,
+            bias: true,
+        },
+        size: Size { steps: 2, batch },
+        mode,
+    }
 }
 
 /// Random contents for every buffer of floats.

@@ -4,7 +4,9 @@ use ndarray::Array2;
 
 use super::{Layer, SUFFIX, State};
 use crate::error::{Error, Result};
-use crate::plan::sequence::{self as driver, BackwardArgs, LayerSpec, Mode, Size, States, Weights};
+use crate::plan::sequence::{
+    self as driver, BackwardArgs, Call, LayerSpec, Mode, Size, States, Weights,
+};
 use crate::plan::{BufferId, Builder, Matrix, Plan, Role};
 use crate::program::Program;
 use crate::tensor::Tensor;
@@ -43,7 +45,11 @@ struct Planned {
 
 fn plan(spec: &LayerSpec, size: Size, mode: Mode) -> Result<Planned> {
     spec.check(size)?;
-    check_indices(spec, size)?;
+    let call = Call {
+        layer: *spec,
+        size,
+        mode,
+    };
     let Size { steps, batch } = size;
     let mut b = Builder::new(format!(
         "{} I {} H {} T {steps} N {batch}",
@@ -52,19 +58,19 @@ fn plan(spec: &LayerSpec, size: Size, mode: Mode) -> Result<Planned> {
     let x = b.float("x", &[steps, batch, spec.input_size], Role::Input);
     let x_rows = Matrix::dense(x, steps * batch, spec.input_size);
     let weights = driver::weights(&mut b, spec, SUFFIX);
-    let states = driver::states(&mut b, spec, size, mode);
+    let states = driver::states(&mut b, &call);
     b.section("carry");
-    driver::carry_states(&mut b, spec, size, &states)?;
+    driver::carry_states(&mut b, &call, &states)?;
     b.section("forward");
     if mode == Mode::Training {
         driver::prepare(&mut b, &weights)?;
     }
-    driver::forward(&mut b, spec, size, mode, x_rows, &weights, &states)?;
+    driver::forward(&mut b, &call, x_rows, &weights, &states)?;
     let backward = match mode {
         Mode::Inference => None,
         Mode::Training => {
             b.section("backward");
-            let dy = driver::output_gradient(&mut b, spec, size);
+            let dy = driver::output_gradient(&mut b, &call);
             let shape = [spec.cell.states(), batch, spec.hidden_size];
             let final_gradient = b.float("final gradient", &shape, Role::Input);
             let args = BackwardArgs {
@@ -76,7 +82,7 @@ fn plan(spec: &LayerSpec, size: Size, mode: Mode) -> Result<Planned> {
             Some(Backward {
                 dy: dy.buffer,
                 final_gradient,
-                gradients: driver::backward(&mut b, spec, size, &weights, &states, args)?,
+                gradients: driver::backward(&mut b, &call, &weights, &states, args)?,
             })
         }
     };
@@ -87,32 +93,6 @@ fn plan(spec: &LayerSpec, size: Size, mode: Mode) -> Result<Planned> {
         states,
         backward,
     })
-}
-
-/// Refuses arrays whose elements a shader could not index with 32 bits, before any product of their
-/// sizes is taken.
-fn check_indices(spec: &LayerSpec, Size { steps, batch }: Size) -> Result<()> {
-    let (input, hidden, cell) = (spec.input_size, spec.hidden_size, spec.cell);
-    let largest: [(&str, &[usize]); 4] = [
-        ("weight_ih", &[cell.gates, hidden, input]),
-        ("weight_hh", &[cell.gates, hidden, hidden]),
-        ("x", &[steps, batch, input]),
-        (
-            "gates",
-            &[steps.saturating_add(1), batch, cell.slots, hidden],
-        ),
-    ];
-    for (name, shape) in largest {
-        let needed = shape.iter().fold(1u64, |n, &v| n.saturating_mul(v as u64));
-        if needed > u64::from(u32::MAX) {
-            return Err(Error::Limit {
-                what: format!("{}: elements of {name}", cell.name),
-                needed,
-                available: u64::from(u32::MAX),
-            });
-        }
-    }
-    Ok(())
 }
 
 impl Sequence {

@@ -29,19 +29,19 @@ impl Evaluator {
     pub fn new(model: &LanguageModel, size: Size) -> Result<Self> {
         let spec = *model.spec();
         spec.layer.check(size)?;
+        let call = spec.call(size, Mode::Inference);
         let mut b = Builder::new("evaluate");
         let inputs = b.uint("inputs", &[size.steps, size.batch], Role::Input);
         let targets = b.uint("targets", &[size.steps, size.batch], Role::Input);
         let loss = b.float("loss", &[1], Role::Output);
         let weights = spec.weights(&mut b);
-        let states = driver::states(&mut b, &spec.layer, size, Mode::Inference);
+        let states = driver::states(&mut b, &call);
         b.section("carry");
-        driver::carry_states(&mut b, &spec.layer, size, &states)?;
+        driver::carry_states(&mut b, &call, &states)?;
         b.section("loss");
         // The weights change between evaluations.
         driver::prepare(&mut b, &weights.layer)?;
-        let mode = Mode::Inference;
-        let out = spec.forward(&mut b, size, mode, inputs, &weights, states, None)?;
+        let out = spec.forward(&mut b, &call, inputs, &weights, states, None)?;
         cross_entropy(
             &mut b,
             CrossEntropy {

@@ -14,7 +14,7 @@ use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::embedding;
 use crate::kernels::gemm::Gemm;
 use crate::layer::Layer;
-use crate::plan::sequence::{self as driver, LayerSpec, Mode, Size, States, Weights};
+use crate::plan::sequence::{self as driver, Call, LayerSpec, Mode, Size, States, Weights};
 use crate::plan::{BufferId, Builder, Matrix, Role};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
@@ -96,12 +96,20 @@ impl ModelSpec {
         }
     }
 
+    /// A call of the model's recurrent layer.
+    pub(crate) fn call(&self, size: Size, mode: Mode) -> Call {
+        Call {
+            layer: self.layer,
+            size,
+            mode,
+        }
+    }
+
     /// Adds the forward pass from token ids `[T, N]` to logits.
     pub(crate) fn forward(
         &self,
         b: &mut Builder,
-        size: Size,
-        mode: Mode,
+        call: &Call,
         ids: BufferId,
         weights: &ModelIds,
         states: States,
@@ -112,8 +120,8 @@ impl ModelSpec {
             self.layer.hidden_size,
             self.vocabulary,
         );
-        let rows = size.steps * size.batch;
-        let kept = match mode {
+        let rows = call.rows();
+        let kept = match call.mode {
             Mode::Training => Role::Saved,
             Mode::Inference => Role::Scratch,
         };
@@ -123,9 +131,8 @@ impl ModelSpec {
             drop.apply(b, embedded, 0)?;
         }
         let embedded = Matrix::dense(embedded, rows, e);
-        let layer = &self.layer;
-        driver::forward(b, layer, size, mode, embedded, &weights.layer, &states)?;
-        let y = states.y(layer, size);
+        driver::forward(b, call, embedded, &weights.layer, &states)?;
+        let y = states.y(call);
         let features = match drop {
             None => y,
             Some(drop) => {

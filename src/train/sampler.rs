@@ -36,15 +36,14 @@ impl Sampler {
             ));
         }
         let spec = *model.spec();
-        let size = Size { steps: 1, batch: 1 };
+        let call = spec.call(Size { steps: 1, batch: 1 }, Mode::Inference);
         let mut b = Builder::new("sample");
         let input = b.uint("input", &[1, 1], Role::Input);
         let weights = spec.weights(&mut b);
-        let states = driver::states(&mut b, &spec.layer, size, Mode::Inference);
+        let states = driver::states(&mut b, &call);
         b.section("step");
-        driver::carry_states(&mut b, &spec.layer, size, &states)?;
-        let mode = Mode::Inference;
-        let out = spec.forward(&mut b, size, mode, input, &weights, states, None)?;
+        driver::carry_states(&mut b, &call, &states)?;
+        let out = spec.forward(&mut b, &call, input, &weights, states, None)?;
         model.layer().prepare()?;
         Ok(Self {
             program: Program::new(model.context(), b.finish(), &model.bind(&weights))?,

@@ -102,6 +102,7 @@ impl Trainer {
         let (e, h, v) = (layer.input_size, layer.hidden_size, model_spec.vocabulary);
         let rows = size.steps * size.batch;
         layer.check(size)?;
+        let call = model_spec.call(size, Mode::Training);
 
         let mut b = Builder::new("train");
         let inputs = b.uint("inputs", &[size.steps, size.batch], Role::Input);
@@ -110,10 +111,10 @@ impl Trainer {
         let clock = b.uint("clock", &[1], Role::State);
         let loss = b.float("loss", &[1], Role::Output);
         let weights = model_spec.weights(&mut b);
-        let states = driver::states(&mut b, &layer, size, Mode::Training);
+        let states = driver::states(&mut b, &call);
 
         b.section("carry");
-        driver::carry_states(&mut b, &layer, size, &states)?;
+        driver::carry_states(&mut b, &call, &states)?;
 
         b.section("step");
         let drop = (spec.dropout != 0.0).then_some(Drop {
@@ -122,8 +123,7 @@ impl Trainer {
             clock,
         });
         driver::prepare(&mut b, &weights.layer)?;
-        let mode = Mode::Training;
-        let out = model_spec.forward(&mut b, size, mode, inputs, &weights, states, drop)?;
+        let out = model_spec.forward(&mut b, &call, inputs, &weights, states, drop)?;
         cross_entropy(
             &mut b,
             CrossEntropy {
@@ -152,8 +152,7 @@ impl Trainer {
             final_gradient: None,
             dx: true,
         };
-        let layer_gradients =
-            driver::backward(&mut b, &layer, size, &weights.layer, &states, args)?;
+        let layer_gradients = driver::backward(&mut b, &call, &weights.layer, &states, args)?;
         let dembedding = b.float("dembedding.weight", &[v, e], Role::Gradient);
         if let Some(dx) = layer_gradients.x {
             if let Some(drop) = drop {

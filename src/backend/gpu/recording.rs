@@ -50,6 +50,14 @@ impl Recording {
                 needed: step.params.start as u64,
                 available: u64::from(u32::MAX),
             })?;
+            let available = gpu.limits().max_compute_workgroups_per_dimension;
+            if let Some(&groups) = step.grid.iter().find(|&&g| g > available) {
+                return Err(Error::Limit {
+                    what: format!("{}: workgroups per dimension", step.kernel.name),
+                    needed: u64::from(groups),
+                    available: u64::from(available),
+                });
+            }
             steps.push(Dispatch {
                 pipeline,
                 bind_group,

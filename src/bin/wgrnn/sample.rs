@@ -76,7 +76,7 @@ fn write(
     let unknown = Some(vocabulary.encode(UNKNOWN));
     let mut sampler = Sampler::new(model, temperature, seed)?;
     let prompt = tokenize(prompt, description.unit);
-    let mut text: Vec<String> = prompt.iter().map(|t| t.to_string()).collect();
+    let mut text: Vec<String> = prompt.iter().map(ToString::to_string).collect();
     let mut next = sampler.next(vocabulary.encode(begin), unknown)?;
     for token in &prompt {
         next = sampler.next(vocabulary.encode(token), unknown)?;
