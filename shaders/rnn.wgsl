@@ -56,7 +56,7 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
 
 // One step of back-propagation through time:
 //   dh = dstate + dy[t] + da[t + 1] W_hh
-//   da = dh (1 - h'^2), or dh where h' > 0 for relu
+//   da = dh (1 - h'^2), or for relu 0 where h' <= 0 and dh elsewhere (NaN stays seen)
 //   dstate = 0
 // It reads the gradients of step t + 1 of its sequences and writes that of step t
 // for its unit.
@@ -77,7 +77,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
     let dh = dstate[unit] + dy[step.dy_start + n * step.dy_row + j] + product;
     var slope = 1.0 - value * value;
     if RELU != 0u {
-        slope = select(0.0, 1.0, value > 0.0);
+        slope = select(1.0, 0.0, value <= 0.0);
     }
     dgates[step.gates_start + n * step.gates_row + j] = dh * slope;
     dstate[unit] = 0.0;

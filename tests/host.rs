@@ -144,7 +144,7 @@ fn expected(inputs: &Inputs) -> Result<[Vec<f64>; 3]> {
 
 fn assert_close(got: &[f64], want: &[f64], what: &str) {
     let d = compare(got, want);
-    let limit = tolerance::layer(Dtype::F32, HIDDEN, 2 * SIZE.steps);
+    let limit = tolerance::layer(Dtype::F32, HIDDEN, 0.0);
     assert!(
         d.error <= limit,
         "{what}[{}] is {}, expected {}",

@@ -4,13 +4,17 @@
 //! in training, forward alone, and one step at a time. Of the case's options those that a layer
 //! has not are named by [`unsupported`]; such a case is not run, and its only outcome says so.
 
+use std::collections::BTreeMap;
+
+use super::tolerance::UNIT;
 use super::{Outcome, compare, tolerance};
 use crate::cell::{self, Cell};
-use crate::context::Context;
+use crate::context::{Context, Dtype};
 use crate::error::{Error, Result};
 use crate::interop::case::{Case, CaseCell};
 use crate::layer::{Layer, Sequence};
 use crate::plan::sequence::{LayerSpec, Size};
+use crate::rng::Rng;
 use crate::tensor::Tensor;
 
 /// Compares a layer on `context` with a case: the outputs of all three ways of running it, and the
@@ -28,6 +32,10 @@ pub fn check(context: &Context, case: &Case) -> Result<Vec<Outcome>> {
     let mut run = Run {
         context,
         case,
+        sensitivity: match context.dtype() {
+            Dtype::F32 => sensitivity(case)?,
+            Dtype::F64 => BTreeMap::new(),
+        },
         outcomes: Vec::new(),
     };
     run.training()?;
@@ -104,6 +112,40 @@ pub fn layer(context: &Context, case: &Case) -> Result<Layer> {
     Ok(layer)
 }
 
+/// How far the exact results of a supported case move, relative to the largest value of each tensor,
+/// when all its inputs and weights change by factors of 1 ± 2⁻²⁴: the largest of some random draws.
+///
+/// # Errors
+/// As [`layer`].
+pub fn sensitivity(case: &Case) -> Result<BTreeMap<String, f64>> {
+    const DRAWS: u64 = 8;
+    let sequence = training(&Context::cpu_f64(), case)?;
+    let exact = results(&sequence)?;
+    let mut inputs = inputs(case, &sequence)?;
+    for (name, _) in case.weight_names() {
+        let weight = sequence.program().named(&name)?.clone();
+        inputs.push((name, weight));
+    }
+    let mut largest: BTreeMap<String, f64> = BTreeMap::new();
+    for draw in 0..DRAWS {
+        let mut rng = Rng::new(draw);
+        for (name, tensor) in &inputs {
+            let mut change = |&v: &f32| {
+                let up = rng.word() & 1 == 0;
+                f64::from(v) * (1.0 + if up { UNIT } else { -UNIT })
+            };
+            let changed: Vec<f64> = case.input(name)?.iter().map(&mut change).collect();
+            tensor.write_f64(&changed)?;
+        }
+        for ((name, changed), (_, exact)) in results(&sequence)?.iter().zip(&exact) {
+            let moved = compare(changed, exact).error;
+            let known = largest.entry(name.clone()).or_default();
+            *known = known.max(moved);
+        }
+    }
+    Ok(largest)
+}
+
 fn cell_of(cell: CaseCell) -> &'static Cell {
     match cell {
         CaseCell::RnnTanh => &cell::RNN_TANH,
@@ -120,15 +162,48 @@ fn cell_of(cell: CaseCell) -> &'static Cell {
 /// As [`layer`].
 pub fn training(context: &Context, case: &Case) -> Result<Sequence> {
     let sequence = layer(context, case)?.training(size(case))?;
-    sequence.x().write(case.input("x")?)?;
-    sequence.h0()?.write(case.input("h0")?)?;
-    sequence.dy()?.write(case.input("dy")?)?;
-    sequence.dhn()?.write(case.input("dhn")?)?;
-    if case.cell == CaseCell::Lstm {
-        sequence.c0()?.write(case.input("c0")?)?;
-        sequence.dcn()?.write(case.input("dcn")?)?;
+    for (name, tensor) in inputs(case, &sequence)? {
+        tensor.write(case.input(&name)?)?;
     }
     Ok(sequence)
+}
+
+/// What a caller writes to a training sequence, under the case's names.
+fn inputs(case: &Case, sequence: &Sequence) -> Result<Vec<(String, Tensor)>> {
+    let mut inputs = vec![
+        ("x", sequence.x().clone()),
+        ("h0", sequence.h0()?),
+        ("dy", sequence.dy()?.clone()),
+        ("dhn", sequence.dhn()?),
+    ];
+    if case.cell == CaseCell::Lstm {
+        inputs.extend([("c0", sequence.c0()?), ("dcn", sequence.dcn()?)]);
+    }
+    let named = inputs.into_iter();
+    Ok(named.map(|(n, t)| (n.to_owned(), t)).collect())
+}
+
+/// Runs a training sequence forward and backward and reads its results, under the case's names.
+fn results(sequence: &Sequence) -> Result<Vec<(String, Vec<f64>)>> {
+    sequence.forward()?;
+    sequence.backward()?;
+    let mut tensors = vec![
+        ("out.y".to_owned(), sequence.y()?),
+        ("out.hn".to_owned(), sequence.hn()?),
+        ("grad.x".to_owned(), sequence.dx()?.clone()),
+        ("grad.h0".to_owned(), sequence.dh0()?),
+    ];
+    if sequence.has_cell_state() {
+        tensors.push(("out.cn".to_owned(), sequence.cn()?));
+        tensors.push(("grad.c0".to_owned(), sequence.dc0()?));
+    }
+    for (name, gradient) in sequence.gradients()? {
+        tensors.push((format!("grad.{name}"), gradient));
+    }
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, tensor.read_f64()?)))
+        .collect()
 }
 
 fn size(case: &Case) -> Size {
@@ -142,24 +217,14 @@ fn size(case: &Case) -> Size {
 struct Run<'a> {
     context: &'a Context,
     case: &'a Case,
+    sensitivity: BTreeMap<String, f64>,
     outcomes: Vec<Outcome>,
 }
 
 impl Run<'_> {
     fn training(&mut self) -> Result<()> {
-        let sequence = training(self.context, self.case)?;
-        sequence.forward()?;
-        sequence.backward()?;
-        self.compare("out.y", "", &sequence.y()?)?;
-        self.compare("out.hn", "", &sequence.hn()?)?;
-        self.compare("grad.x", "", sequence.dx()?)?;
-        self.compare("grad.h0", "", &sequence.dh0()?)?;
-        if self.case.cell == CaseCell::Lstm {
-            self.compare("out.cn", "", &sequence.cn()?)?;
-            self.compare("grad.c0", "", &sequence.dc0()?)?;
-        }
-        for (name, gradient) in sequence.gradients()? {
-            self.compare(&format!("grad.{name}"), "", &gradient)?;
+        for (name, values) in results(&training(self.context, self.case)?)? {
+            self.compare_values(&name, "", &values)?;
         }
         Ok(())
     }
@@ -221,12 +286,13 @@ impl Run<'_> {
             1
         };
         let length = case.hidden_size.max(case.input_size).max(summed);
+        let sensitivity = self.sensitivity.get(name).copied().unwrap_or_default();
         self.outcomes.push(Outcome::new(
             self.context,
             &case.name,
             format!("{name}{way}"),
             compare(got, &want).error,
-            tolerance::layer(self.context.dtype(), length, case.steps),
+            tolerance::layer(self.context.dtype(), length, sensitivity),
         ));
         Ok(())
     }

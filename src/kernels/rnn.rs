@@ -90,8 +90,8 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             let dy_at = p.dy_start as usize + n * p.dy_row as usize + j;
             let dh = dstate[unit] + dy[dy_at] + product[unit];
             let slope = match relu {
-                true if value > R::ZERO => R::ONE,
-                true => R::ZERO,
+                true if value <= R::ZERO => R::ZERO,
+                true => R::ONE,
                 false => R::ONE - value * value,
             };
             dgates[p.gates_start as usize + n * p.gates_row as usize + j] = dh * slope;

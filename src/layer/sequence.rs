@@ -178,6 +178,11 @@ impl Sequence {
         self.state_at(c, last)
     }
 
+    /// True if the cell has a c beside h.
+    pub fn has_cell_state(&self) -> bool {
+        self.states.c.is_some()
+    }
+
     fn c(&self) -> Result<BufferId> {
         self.states.c.ok_or_else(|| Error::Unsupported {
             op: self.spec.cell.name,

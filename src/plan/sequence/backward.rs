@@ -10,7 +10,7 @@ use crate::kernels::copy::{copy, fill};
 use crate::kernels::gemm::Gemm;
 use crate::kernels::reduce::columns;
 
-/// Adds the backward pass of a [`forward`] in training mode.
+/// Adds the backward pass of a [`forward`](super::forward()) in training mode.
 ///
 /// # Errors
 /// If a matrix has another shape than the layer and the size ask for.

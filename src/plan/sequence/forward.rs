@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::kernels::gemm::Gemm;
 
 /// Adds the forward pass over `x` `[T·N, I]`. The initial h and c stand in the first step of their
-/// buffers; [`prepare`] must have run.
+/// buffers; [`prepare`](super::prepare) must have run.
 ///
 /// # Errors
 /// If a size is 0 or `x` has another shape.
