@@ -10,9 +10,9 @@ mod common;
 
 use std::path::Path;
 
+use wgrnn::Context;
 use wgrnn::check::{Status, cases};
 use wgrnn::interop::case::{self, Case};
-use wgrnn::{Context, Dtype};
 
 /// The cases with an option that a layer has not yet. Support for one shows here as a failure.
 const UNSUPPORTED: &[&str] = &[

@@ -84,6 +84,7 @@ fn layers_agree_on_every_adapter() -> Result<()> {
 }
 
 /// A kernel like another, with another name, text and twin.
+#[cfg(feature = "gpu")]
 fn altered(kernel: &Kernel, name: &'static str, wgsl: &'static str, twin: Twin) -> &'static Kernel {
     Box::leak(Box::new(Kernel {
         name,

@@ -29,15 +29,32 @@ pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    if !ends_in_a_file_name(path) {
-        return Err(Error::value(
-            "write_atomically",
-            "path",
-            "a path that ends in a file name",
-            format!("'{}'", path.display()),
-        ));
-    }
+    check_name(path)?;
     replace(path, write).map_err(|source| Error::io(path, source))
+}
+
+/// Whether [`write_atomically`] could write to `path` now: to be asked before hours of work whose
+/// result goes there. Nothing is changed.
+///
+/// # Errors
+///
+/// As [`write_atomically`].
+pub fn check_writable(path: &Path) -> Result<()> {
+    check_name(path)?;
+    let opened = Destination::open(path).map(drop);
+    opened.map_err(|source| Error::io(path, source))
+}
+
+fn check_name(path: &Path) -> Result<()> {
+    if ends_in_a_file_name(path) {
+        return Ok(());
+    }
+    Err(Error::value(
+        "write_atomically",
+        "path",
+        "a path that ends in a file name",
+        format!("'{}'", path.display()),
+    ))
 }
 
 fn ends_in_a_file_name(path: &Path) -> bool {
@@ -50,37 +67,73 @@ fn ends_in_a_file_name(path: &Path) -> bool {
     path.file_name().is_some() && !closed
 }
 
+/// Where the content goes.
+enum Destination {
+    /// What is no file, and is written to directly.
+    Direct(File),
+    /// A temporary file that takes the target's place.
+    Replacement {
+        temporary: Temporary,
+        file: File,
+        target: PathBuf,
+        permissions: Option<fs::Permissions>,
+    },
+}
+
+impl Destination {
+    fn open(path: &Path) -> io::Result<Self> {
+        let permissions = match fs::metadata(path) {
+            // A rename would put a plain file in the place of a device. A folder does not open.
+            Ok(there) if !there.is_file() => {
+                return Ok(Self::Direct(OpenOptions::new().write(true).open(path)?));
+            }
+            // A rename does not ask whether the file it replaces may be written.
+            Ok(there) if there.permissions().readonly() => {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            Ok(there) => Some(there.permissions()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let target = link_target(path)?;
+        let (temporary, file) = Temporary::create(folder_of(&target))?;
+        Ok(Self::Replacement {
+            temporary,
+            file,
+            target,
+            permissions,
+        })
+    }
+}
+
 fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let permissions = match fs::metadata(path) {
-        // A rename would put a plain file in the place of a device. A folder does not open.
-        Ok(there) if !there.is_file() => {
-            return fill(&OpenOptions::new().write(true).open(path)?, write);
+    match Destination::open(path)? {
+        Destination::Direct(file) => fill(&file, write),
+        Destination::Replacement {
+            mut temporary,
+            file,
+            target,
+            permissions,
+        } => {
+            fill(&file, write)?;
+            if let Some(permissions) = permissions {
+                file.set_permissions(permissions)?;
+            }
+            file.sync_all()?;
+            drop(file);
+            fs::rename(&temporary.path, &target)?;
+            temporary.renamed = true;
+            sync_folder(folder_of(&target));
+            Ok(())
         }
-        // A rename does not ask whether the file it replaces may be written.
-        Ok(there) if there.permissions().readonly() => {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        Ok(there) => Some(there.permissions()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    let target = link_target(path)?;
-    let folder = match target.parent() {
+    }
+}
+
+fn folder_of(target: &Path) -> &Path {
+    match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-
-    let (mut temporary, file) = Temporary::create(folder)?;
-    fill(&file, write)?;
-    if let Some(permissions) = permissions {
-        file.set_permissions(permissions)?;
     }
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&temporary.path, &target)?;
-    temporary.renamed = true;
-    sync_folder(folder);
-    Ok(())
 }
 
 fn fill(file: &File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -346,5 +399,20 @@ mod tests {
             let error = fill(&full, |out| out.write_all(b"x")).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         }
+    }
+
+    #[test]
+    fn asking_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        check_writable(&path).unwrap();
+        assert!(!path.exists());
+        fs::write(&path, "old").unwrap();
+        check_writable(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(check_writable(&folder.path().join("missing/model")).is_err());
+        assert!(check_writable(folder.path()).is_err());
+        assert!(check_writable(Path::new("model/")).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! `wgrnn train`: trains a next-word or next-character model on a text.
 
 use std::io::IsTerminal as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgrnn::cell::Cell;
-use wgrnn::interop::atomic::write_atomically;
+use wgrnn::interop::atomic::{check_writable, write_atomically};
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::train::checkpoint::{self, Description};
 use wgrnn::train::text::{Tokens, Vocabulary, tokenize};
@@ -24,6 +25,7 @@ const BOOK: &str = include_str!("../../../examples/data/pride_and_prejudice.txt"
 
 /// Trains a language model on a text and writes sentences with it.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub(crate) struct Args {
     /// The text to learn from; Pride and Prejudice without it
     #[arg(long, value_name = "FILE")]
@@ -56,8 +58,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 32)]
     steps_per_sequence: usize,
     /// Training steps
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1200)]
     iterations: usize,
+    /// Stop after so many of the --iterations, to go on later with --resume
+    #[arg(long, value_name = "COUNT")]
+    stop_after: Option<usize>,
     /// Learning rate of AdamW at the start; it falls in a line to 0
     #[arg(long, default_value_t = 4e-3)]
     lr: f32,
@@ -102,6 +107,10 @@ struct Corpus {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     check(args)?;
+    // Not at the end, after minutes of work.
+    for path in args.save.iter().chain(&args.json) {
+        check_writable(path)?;
+    }
     let context = Context::open(&args.device)?;
     let resumed = match &args.resume {
         Some(path) => Some(load(args, path, &context)?),
@@ -143,7 +152,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         corpus.validation.len(),
     );
 
-    let course = learn(args, &trainer, &batches, first)?;
+    let last = args
+        .stop_after
+        .map_or(args.iterations, |n| n.min(args.iterations));
+    let course = learn(args, &trainer, &batches, first..last)?;
 
     // A batch of streams is quicker than one; each starts from a zero state.
     let streams = args.batch.min(8).min(corpus.validation.len() / 2).max(1);
@@ -165,7 +177,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     println!("validation perplexity {perplexity:.1}, on text not trained on");
     println!("  for comparison: unigram {unigram:.1}, bigram {bigram:.1} (modified Kneser-Ney)");
 
-    corpus.description.iteration = args.iterations;
+    corpus.description.iteration = last;
     if let Some(path) = &args.save {
         checkpoint::save(path, &model, &trainer, &corpus.description)?;
         println!("saved {}", path.display());
@@ -211,6 +223,7 @@ fn check(args: &Args) -> Result<()> {
         ("--batch", args.batch),
         ("--steps-per-sequence", args.steps_per_sequence),
         ("--iterations", args.iterations),
+        ("--stop-after", args.stop_after.unwrap_or(1)),
         ("--hidden", args.hidden.unwrap_or(1)),
         ("--embedding", args.embedding.unwrap_or(1)),
     ];
@@ -221,6 +234,13 @@ fn check(args: &Args) -> Result<()> {
     }
     if !(args.lr > 0.0 && args.lr.is_finite()) {
         return Err(value("--lr", "above 0", args.lr.to_string()));
+    }
+    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
+        return Err(value(
+            "--temperature",
+            "at least 0",
+            args.temperature.to_string(),
+        ));
     }
     if !(args.weight_decay >= 0.0 && args.weight_decay.is_finite()) {
         return Err(value(
@@ -360,12 +380,16 @@ fn load(args: &Args, path: &Path, context: &Context) -> Result<(LanguageModel, D
         let vocabulary = "the vocabulary".to_owned();
         same("--min-count", Some("another".to_owned()), vocabulary)?;
     }
-    if description.iteration >= args.iterations {
+    let (arg, end) = match args.stop_after {
+        Some(end) if end < args.iterations => ("--stop-after", end),
+        _ => ("--iterations", args.iterations),
+    };
+    if description.iteration >= end {
         return Err(Error::Value {
             op: "train --resume",
-            arg: "--iterations".to_owned(),
+            arg: arg.to_owned(),
             expected: format!("above the {} already done", description.iteration),
-            got: args.iterations.to_string(),
+            got: end.to_string(),
         });
     }
     Ok((model, description))
@@ -377,16 +401,21 @@ struct Course {
     tokens_per_s: f64,
 }
 
-fn learn(args: &Args, trainer: &Trainer, batches: &Batches, first: usize) -> Result<Course> {
-    let bar = progress(args.iterations);
-    bar.set_position(first as u64);
+fn learn(
+    args: &Args,
+    trainer: &Trainer,
+    batches: &Batches,
+    iterations: Range<usize>,
+) -> Result<Course> {
+    let bar = progress(iterations.end);
+    bar.set_position(iterations.start as u64);
     bar.reset_eta();
-    let report_every = (args.iterations / 10).max(1);
+    let report_every = (iterations.end / 10).max(1);
     let mut points = Vec::new();
     let mut tokens = 0;
     let mut smoothed: Option<f64> = None;
     let start = Instant::now();
-    for iteration in first..args.iterations {
+    for iteration in iterations.clone() {
         let left = 1.0 - iteration as f32 / args.iterations as f32;
         trainer.set_learning_rate(args.lr * left)?;
         let chunk = batches.chunk(iteration);
@@ -408,7 +437,7 @@ fn learn(args: &Args, trainer: &Trainer, batches: &Batches, first: usize) -> Res
             mean.exp()
         );
         if bar.is_hidden() && (iteration + 1).is_multiple_of(report_every) {
-            println!("{:>6}/{}  {state}", iteration + 1, args.iterations);
+            println!("{:>6}/{}  {state}", iteration + 1, iterations.end);
         }
         bar.set_message(state);
         bar.inc(1);
@@ -418,7 +447,7 @@ fn learn(args: &Args, trainer: &Trainer, batches: &Batches, first: usize) -> Res
     let tokens_per_s = tokens as f64 / elapsed.as_secs_f64();
     println!(
         "{} iterations, {tokens} tokens in {:.1} s: {tokens_per_s:.0} tokens/s",
-        args.iterations - first,
+        iterations.len(),
         elapsed.as_secs_f64()
     );
     Ok(Course {
