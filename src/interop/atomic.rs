@@ -115,18 +115,26 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
             target,
             permissions,
         } => {
-            fill(&file, write)?;
-            if let Some(permissions) = permissions {
-                file.set_permissions(permissions)?;
-            }
-            file.sync_all()?;
-            drop(file);
+            complete(file, permissions, write)?;
             fs::rename(&temporary.path, &target)?;
             temporary.renamed = true;
             sync_folder(folder_of(&target));
             Ok(())
         }
     }
+}
+
+/// Fills a file and closes it, which some systems want before it is renamed.
+fn complete(
+    file: File,
+    permissions: Option<fs::Permissions>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    fill(&file, write)?;
+    if let Some(permissions) = permissions {
+        file.set_permissions(permissions)?;
+    }
+    file.sync_all()
 }
 
 fn folder_of(target: &Path) -> &Path {
