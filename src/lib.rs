@@ -78,6 +78,7 @@ pub mod cell;
 pub mod check;
 pub mod context;
 pub mod error;
+mod host;
 pub mod interop;
 pub mod kernel;
 pub mod kernels;

@@ -1,5 +1,6 @@
 //! A plan bound to memory: what can be recorded or run.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::backend::cpu;
@@ -7,6 +8,7 @@ use crate::backend::cpu;
 use crate::backend::gpu::Recording;
 use crate::context::{Context, Device, Dtype};
 use crate::error::{Error, Result};
+use crate::kernel::Access;
 use crate::plan::{BufferId, Plan, Role};
 use crate::tensor::Tensor;
 
@@ -28,10 +30,12 @@ impl Program {
     /// programs); the others are allocated and zeroed.
     ///
     /// # Errors
-    /// If a tensor does not fit its buffer or lives elsewhere, if a limit of the device is too low,
+    /// If a tensor does not fit its buffer or lives elsewhere, if two tensors that share memory meet in
+    /// a step that writes one of them, if a limit of the device is too low,
     /// or if the device has no memory left.
     pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
         let tensors = allocate(context, &plan, bound)?;
+        check_aliases(&plan, &tensors)?;
         #[cfg(feature = "gpu")]
         let recording = match context.device() {
             Device::Cpu(_) => None,
@@ -154,4 +158,32 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
         });
     }
     Ok(tensors.into_iter().flatten().collect())
+}
+
+/// Refuses tensors of the same memory in one step that writes one of them: WebGPU tracks the use of
+/// whole buffers, and the CPU backend locks them.
+fn check_aliases(plan: &Plan, tensors: &[Tensor]) -> Result<()> {
+    let mut seen: HashSet<(&str, &[BufferId])> = HashSet::new();
+    for step in plan.steps() {
+        if !seen.insert((step.kernel.name, &step.bindings)) {
+            continue;
+        }
+        let bound = || step.bindings.iter().zip(step.kernel.bindings);
+        for (i, (id, binding)) in bound().enumerate() {
+            let clash = bound().take(i).find(|(other, b)| {
+                let read_only = binding.access == Access::Read && b.access == Access::Read;
+                !read_only && tensors[id.0].shares_memory(&tensors[other.0])
+            });
+            if let Some((other, _)) = clash {
+                let (one, two) = (&plan.buffer(*other).name, &plan.buffer(*id).name);
+                return Err(Error::value(
+                    step.kernel.name,
+                    binding.name,
+                    format!("in other memory than '{one}', as the step writes one of them"),
+                    format!("'{two}' in the same"),
+                ));
+            }
+        }
+    }
+    Ok(())
 }

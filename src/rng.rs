@@ -4,6 +4,9 @@
 //! (key, counter) needs no state, so a dropout mask can be made again in the backward pass and
 //! the GPU and the CPU draw the same bits (`shaders/shared/philox.wgsl` is the same function).
 
+use crate::error::Result;
+use crate::host::zeroed;
+
 const ROUNDS: usize = 10;
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -81,6 +84,16 @@ impl Rng {
     /// `n` numbers in [low, high).
     pub fn uniforms(&mut self, n: usize, low: f32, high: f32) -> Vec<f32> {
         (0..n).map(|_| self.uniform(low, high)).collect()
+    }
+
+    /// [`Self::uniforms`] for a size that a user chose.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the machine has not that much memory.
+    pub fn try_uniforms(&mut self, n: usize, low: f32, high: f32) -> Result<Vec<f32>> {
+        let mut values = zeroed(n)?;
+        values.fill_with(|| self.uniform(low, high));
+        Ok(values)
     }
 
     /// The next number of a standard normal distribution (Box and Muller).

@@ -6,12 +6,13 @@
 #[cfg(feature = "gpu")]
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 
 use crate::context::{Context, Device};
 use crate::error::{Error, Result};
+use crate::host::{Host, locked, wrong_memory};
 use crate::kernel::Element;
 
 /// Numbers in the memory of a [`Context`]. See the [module](self).
@@ -31,14 +32,6 @@ pub(crate) enum Storage {
     Gpu(wgpu::Buffer),
 }
 
-/// CPU memory in the type that its context computes with.
-#[derive(Debug)]
-pub(crate) enum Host {
-    F32(RwLock<Vec<f32>>),
-    F64(RwLock<Vec<f64>>),
-    Uint(RwLock<Vec<u32>>),
-}
-
 impl Tensor {
     /// A tensor of zeros.
     ///
@@ -46,9 +39,9 @@ impl Tensor {
     /// [`Error::Limit`] if the device's buffers cannot be that large, [`Error::Device`] if it has
     /// no memory left.
     pub fn zeros(context: &Context, shape: &[usize], element: Element) -> Result<Self> {
-        let len: usize = shape.iter().product();
+        let len = length(shape)?;
         let storage = match context.device() {
-            Device::Cpu(dtype) => Storage::Host(Arc::new(Host::zeros(*dtype, element, len))),
+            Device::Cpu(dtype) => Storage::Host(Arc::new(Host::zeros(*dtype, element, len)?)),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => Storage::Gpu(gpu.buffer(len)?),
         };
@@ -104,7 +97,7 @@ impl Tensor {
             let usage = format!("{:?}", buffer.usage());
             return Err(Error::value(OP, "buffer", "usable as STORAGE", usage));
         }
-        let need = offset + (shape.iter().product::<usize>() * Element::SIZE) as u64;
+        let need = offset.saturating_add((length(shape)? as u64).saturating_mul(4));
         if buffer.size() < need {
             let expected = format!("at least {need} bytes");
             return Err(Error::value(OP, "buffer", expected, buffer.size()));
@@ -161,6 +154,17 @@ impl Tensor {
         }
     }
 
+    /// True if both are parts of the same buffer, overlapping or not.
+    pub fn shares_memory(&self, other: &Self) -> bool {
+        match (&self.storage, &other.storage) {
+            (Storage::Host(a), Storage::Host(b)) => Arc::ptr_eq(a, b),
+            #[cfg(feature = "gpu")]
+            (Storage::Gpu(a), Storage::Gpu(b)) => a == b,
+            #[cfg(feature = "gpu")]
+            _ => false,
+        }
+    }
+
     /// Some of the rows of the first dimension, sharing the memory.
     ///
     /// # Errors
@@ -187,8 +191,7 @@ impl Tensor {
     /// # Errors
     /// If the shape has another number of elements.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Self> {
-        let len: usize = shape.iter().product();
-        if len != self.len() {
+        if length(shape)? != self.len() {
             return Err(Error::shape(
                 "Tensor::reshaped",
                 "shape",
@@ -385,69 +388,12 @@ impl Tensor {
     }
 }
 
-impl Host {
-    fn zeros(dtype: crate::context::Dtype, element: Element, len: usize) -> Self {
-        use crate::context::Dtype;
-        match (element, dtype) {
-            (Element::Uint, _) => Self::Uint(RwLock::new(vec![0; len])),
-            (Element::Float, Dtype::F32) => Self::F32(RwLock::new(vec![0.0; len])),
-            (Element::Float, Dtype::F64) => Self::F64(RwLock::new(vec![0.0; len])),
-        }
-    }
-
-    fn write<T: Copy>(
-        &self,
-        range: Range<usize>,
-        values: &[T],
-        to_f32: impl Fn(T) -> f32,
-        to_f64: impl Fn(T) -> f64,
-    ) -> Result<()> {
-        match self {
-            Self::F32(cells) => {
-                let mut cells = locked(cells.write())?;
-                for (c, &v) in cells[range].iter_mut().zip(values) {
-                    *c = to_f32(v);
-                }
-            }
-            Self::F64(cells) => {
-                let mut cells = locked(cells.write())?;
-                for (c, &v) in cells[range].iter_mut().zip(values) {
-                    *c = to_f64(v);
-                }
-            }
-            Self::Uint(_) => return Err(wrong_memory()),
-        }
-        Ok(())
-    }
-
-    fn read<T>(
-        &self,
-        range: Range<usize>,
-        from_f32: impl Fn(f32) -> T,
-        from_f64: impl Fn(f64) -> T,
-    ) -> Result<Vec<T>> {
-        match self {
-            Self::F32(cells) => {
-                let cells = locked(cells.read())?;
-                Ok(cells[range].iter().map(|&v| from_f32(v)).collect())
-            }
-            Self::F64(cells) => {
-                let cells = locked(cells.read())?;
-                Ok(cells[range].iter().map(|&v| from_f64(v)).collect())
-            }
-            Self::Uint(_) => Err(wrong_memory()),
-        }
-    }
-}
-
-fn wrong_memory() -> Error {
-    Error::value("Tensor", "memory", "floats", "integers")
-}
-
-/// A lock is poisoned only if a twin panicked, which is reported as a failed device.
-fn locked<G>(guard: std::sync::LockResult<G>) -> Result<G> {
-    guard.map_err(|e| Error::Device {
-        op: "Tensor".to_owned(),
-        reason: e.to_string(),
+/// The number of elements of a shape.
+fn length(shape: &[usize]) -> Result<usize> {
+    let product = shape.iter().try_fold(1usize, |n, &v| n.checked_mul(v));
+    product.ok_or_else(|| Error::Limit {
+        what: format!("elements of a tensor {shape:?}"),
+        needed: u64::MAX,
+        available: usize::MAX as u64,
     })
 }

@@ -11,10 +11,12 @@ mod common;
 use wgrnn::cell;
 use wgrnn::kernel::Element;
 use wgrnn::kernels::copy::copy;
+use wgrnn::kernels::gemm::Gemm;
 use wgrnn::ndarray::{Array2, Array3};
 use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::plan::{Builder, Role};
+use wgrnn::plan::{Builder, Matrix, Role};
 use wgrnn::rng::Rng;
+use wgrnn::train::{Evaluator, LanguageModel, ModelSpec, Optimizer, Trainer, TrainerSpec};
 use wgrnn::{Context, Error, Gru, Layer, Lstm, Program, Result, Rnn, Size, State, Tensor};
 
 const SIZE: Size = Size { steps: 3, batch: 2 };
@@ -400,4 +402,84 @@ mod gpu {
             assert_eq!(value_arg(cpu), "context");
         }
     }
+}
+
+/// Two parts of one buffer, of which a step writes one.
+fn parts_of_one_buffer(context: &Context) -> Result<()> {
+    let mut b = Builder::new("parts");
+    let from = b.float("from", &[64], Role::Input);
+    let to = b.float("to", &[64], Role::Output);
+    copy(&mut b, (from, 0), (to, 0), 64)?;
+    let plan = b.finish();
+    let both = Tensor::zeros(context, &[128], Element::Float)?;
+    let (one, two) = (both.rows(0..64)?, both.rows(64..128)?);
+    let bound = [(from, one.clone()), (to, two)];
+    let e = Program::new(context, plan.clone(), &bound).unwrap_err();
+    assert!(
+        matches!(&e, Error::Value { arg, .. } if arg == "destination"),
+        "{e}"
+    );
+    Program::new(context, plan, &[(from, one)])?.run("main")
+}
+
+#[test]
+fn parts_of_one_buffer_on_the_cpu() -> Result<()> {
+    parts_of_one_buffer(&Context::cpu())
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn parts_of_one_buffer_on_every_adapter() -> Result<()> {
+    common::adapters().iter().try_for_each(parts_of_one_buffer)
+}
+
+#[test]
+fn sizes_whose_products_overflow() {
+    let context = Context::cpu();
+    let huge = usize::MAX;
+    assert!(Tensor::zeros(&context, &[huge, 2], Element::Float).is_err());
+    for (steps, batch) in [(huge, 2), (2, huge), (huge, huge)] {
+        let layer = Rnn::new(3, 4).build(&context).unwrap();
+        assert!(layer.training(Size { steps, batch }).is_err());
+        let spec = ModelSpec {
+            vocabulary: 5,
+            layer: *layer.spec(),
+        };
+        let model = LanguageModel::new(&context, spec, 0).unwrap();
+        let spec = TrainerSpec {
+            size: Size { steps, batch },
+            optimizer: Optimizer::default(),
+            clip: 1.0,
+            dropout: 0.0,
+            seed: 0,
+        };
+        assert!(Trainer::new(&model, spec).is_err());
+        assert!(Evaluator::new(&model, spec.size).is_err());
+    }
+    let mut b = Builder::new("overflow");
+    let x = b.float("x", &[4], Role::Input);
+    let y = b.float("y", &[4], Role::Output);
+    assert!(copy(&mut b, (x, huge), (y, 0), 2).is_err());
+    assert!(copy(&mut b, (x, 0), (y, 1), huge).is_err());
+}
+
+#[test]
+fn a_product_whose_result_overlaps() {
+    let mut b = Builder::new("overlap");
+    let a = b.float("a", &[16], Role::Input);
+    let w = b.float("w", &[16], Role::Input);
+    let c = b.float("c", &[16], Role::Output);
+    let [a, w, c] = [a, w, c].map(|id| Matrix::dense(id, 4, 4));
+    for (row_stride, col_stride) in [(0, 1), (1, 0), (3, 1), (1, 1)] {
+        let c = Matrix {
+            row_stride,
+            col_stride,
+            ..c
+        };
+        assert!(
+            Gemm::new(a, w, c).push(&mut b).is_err(),
+            "{row_stride} {col_stride}"
+        );
+    }
+    Gemm::new(a, w, c.t()).push(&mut b).unwrap();
 }

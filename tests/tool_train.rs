@@ -7,6 +7,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use wgrnn::train::text::{Tokens, Vocabulary, tokenize};
+use wgrnn::train::{Evaluator, checkpoint, ngram};
+use wgrnn::{Context, Size};
 
 const SMALL: &[&str] = &[
     "--chars",
@@ -271,4 +274,63 @@ fn models_that_cannot_be_resumed() {
     )
     .unwrap();
     refused(&resume(&["--iterations=30"]), &["m.safetensors", "format"]);
+}
+
+/// What the tool prints, computed again from the text and the saved model.
+#[test]
+fn figures_are_of_the_last_tenth_of_the_text() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let output = train(folder.path(), &["--save=m.safetensors", "--json=run.json"]);
+    assert!(output.status.success(), "{output:?}");
+    let run = json(&at("run.json"));
+
+    let text = fs::read_to_string(at("text")).unwrap();
+    let tokens = tokenize(&text, Tokens::Chars);
+    let (learnt, held_out) = tokens.split_at(tokens.len() - tokens.len() / 10);
+    let vocabulary = Vocabulary::build(learnt, 1).unwrap();
+    let [learnt, held_out] = [learnt, held_out].map(|t| vocabulary.encode_all(t));
+    let near = |name: &str, want: f64| {
+        let got = run[name].as_f64().unwrap();
+        assert!((got / want - 1.0).abs() < 1e-9, "{name}: {got}, not {want}");
+    };
+    let size = vocabulary.len();
+    near(
+        "unigram_perplexity",
+        ngram::unigram_perplexity(&learnt, &held_out, size).unwrap(),
+    );
+    near(
+        "bigram_perplexity",
+        ngram::bigram_perplexity(&learnt, &held_out, size).unwrap(),
+    );
+    let (model, _) = checkpoint::load(&at("m.safetensors"), &Context::cpu()).unwrap();
+    let evaluator = Evaluator::new(&model, Size { steps: 8, batch: 4 }).unwrap();
+    near(
+        "validation_perplexity",
+        evaluator.perplexity(&held_out).unwrap(),
+    );
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let counts = format!(
+        "{} training and {} validation",
+        learnt.len(),
+        held_out.len()
+    );
+    assert!(stdout.contains(&counts), "{counts}: {stdout}");
+}
+
+#[test]
+fn the_learning_rate_falls_to_the_end() {
+    let folder = folder();
+    let run = |iterations: &str| {
+        let output = train(
+            folder.path(),
+            &[iterations, "--stop-after=3", "--json=run.json"],
+        );
+        assert!(output.status.success(), "{output:?}");
+        losses(&json(&folder.path().join("run.json")))
+    };
+    let (short, long) = (run("--iterations=3"), run("--iterations=1000"));
+    // The first update has the full rate in both, the second two thirds of it in the short run.
+    assert_eq!(short[..2], long[..2]);
+    assert_ne!(short[2], long[2]);
 }

@@ -3,10 +3,11 @@
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::error::{Error, Result};
+use crate::host::Host;
 use crate::kernel::{Access, Args, Element, MAX_BINDINGS, Slot, Twin};
 use crate::plan::{Plan, Step};
 use crate::real::Real;
-use crate::tensor::{Host, Storage, Tensor};
+use crate::tensor::{Storage, Tensor};
 
 /// The twin and the memory for one precision.
 pub(crate) trait Precision: Real {

@@ -29,8 +29,7 @@ pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    check_name(path)?;
-    replace(path, write).map_err(|source| Error::io(path, source))
+    prepare(path, write)?.commit()
 }
 
 /// Whether [`write_atomically`] could write to `path` now: to be asked before hours of work whose
@@ -65,6 +64,52 @@ fn ends_in_a_file_name(path: &Path) -> bool {
         .last()
         .is_some_and(|&byte| is_separator(char::from(byte)));
     path.file_name().is_some() && !closed
+}
+
+/// Content that is complete and on the disk, but not yet in its place: several files that belong
+/// together are prepared first and then committed one after another. Dropped, it leaves no trace.
+#[must_use = "nothing is replaced until it is committed"]
+#[derive(Debug)]
+pub struct Pending {
+    path: PathBuf,
+    /// `None` for what is no file, which has been written to directly.
+    replacement: Option<(Temporary, PathBuf)>,
+}
+
+impl Pending {
+    /// Puts the content in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the system refuses; the old file is whole then.
+    pub fn commit(self) -> Result<()> {
+        let Some((mut temporary, target)) = self.replacement else {
+            return Ok(());
+        };
+        let renamed = fs::rename(&temporary.path, &target);
+        renamed.map_err(|source| Error::io(&self.path, source))?;
+        temporary.renamed = true;
+        sync_folder(folder_of(&target));
+        Ok(())
+    }
+}
+
+/// Writes what `write` produces beside `path`, to be put in its place by [`Pending::commit`]. See
+/// [`write_atomically`], which does both.
+///
+/// # Errors
+///
+/// As [`write_atomically`].
+pub fn prepare(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<Pending> {
+    check_name(path)?;
+    let replacement = fill_beside(path, write).map_err(|source| Error::io(path, source))?;
+    Ok(Pending {
+        path: path.to_path_buf(),
+        replacement,
+    })
 }
 
 /// Where the content goes.
@@ -106,20 +151,20 @@ impl Destination {
     }
 }
 
-fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn fill_beside(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<Option<(Temporary, PathBuf)>> {
     match Destination::open(path)? {
-        Destination::Direct(file) => fill(&file, write),
+        Destination::Direct(file) => fill(&file, write).map(|()| None),
         Destination::Replacement {
-            mut temporary,
+            temporary,
             file,
             target,
             permissions,
         } => {
             complete(file, permissions, write)?;
-            fs::rename(&temporary.path, &target)?;
-            temporary.renamed = true;
-            sync_folder(folder_of(&target));
-            Ok(())
+            Ok(Some((temporary, target)))
         }
     }
 }
@@ -181,6 +226,7 @@ fn sync_folder(folder: &Path) {
 }
 
 /// A file that is removed again unless it has been renamed.
+#[derive(Debug)]
 struct Temporary {
     path: PathBuf,
     renamed: bool,

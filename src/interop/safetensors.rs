@@ -15,7 +15,7 @@ use std::path::Path;
 
 use ::safetensors::{Dtype, SafeTensors};
 
-use super::atomic::write_atomically;
+use super::atomic::{self, Pending};
 use crate::error::{Error, Result};
 
 /// The name under which the format keeps its metadata.
@@ -161,7 +161,7 @@ pub fn load(path: &Path) -> Result<Archive> {
     parse(&bytes).map_err(|reason| Error::format(path, reason))
 }
 
-/// Writes `archive` to `path` as [`write_atomically`] does: on any failure the file that was
+/// Writes `archive` to `path` as [`atomic::write_atomically`] does: on any failure the file that was
 /// there stays whole. Equal archives make equal files.
 ///
 /// # Errors
@@ -170,8 +170,17 @@ pub fn load(path: &Path) -> Result<Archive> {
 /// a tensor has the reserved name `__metadata__`, if names and metadata exceed the format's
 /// 100 MB, or if `path` does not end in a file name; [`Error::Io`] if the system refuses.
 pub fn save(path: &Path, archive: &Archive) -> Result<()> {
+    prepare(path, archive)?.commit()
+}
+
+/// The first half of [`save`]: writes the archive beside `path`, where [`Pending::commit`] puts it.
+///
+/// # Errors
+///
+/// As [`save`].
+pub fn prepare(path: &Path, archive: &Archive) -> Result<Pending> {
     let header = header(archive)?;
-    write_atomically(path, |out| {
+    atomic::prepare(path, |out| {
         out.write_all(&header)?;
         in_file_order(archive)
             .into_iter()

@@ -91,8 +91,8 @@ pub fn copy(
     len: usize,
 ) -> Result<()> {
     for (arg, id, end) in [
-        ("source", source, from + len),
-        ("destination", destination, to + len),
+        ("source", source, from.saturating_add(len)),
+        ("destination", destination, to.saturating_add(len)),
     ] {
         if b.buffer(id).len() < end {
             return Err(Error::shape(
@@ -112,13 +112,9 @@ pub fn copy(
 /// If a range leaves the buffer or the two overlap.
 pub fn carry(b: &mut Builder, buffer: BufferId, from: usize, to: usize, len: usize) -> Result<()> {
     let have = b.buffer(buffer).len();
-    if from.max(to) + len > have {
-        return Err(Error::shape(
-            CARRY.name,
-            "end of range",
-            have,
-            from.max(to) + len,
-        ));
+    let end = from.max(to).saturating_add(len);
+    if end > have {
+        return Err(Error::shape(CARRY.name, "end of range", have, end));
     }
     if from.abs_diff(to) < len {
         let expected = "ranges that do not overlap";

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::index;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Data, Kernel, Sample};
-use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Matrix, Role};
+use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Matrix, Role, injective};
 use crate::real::Real;
 use crate::rng::Rng;
 use crate::twin;
@@ -130,6 +130,10 @@ impl Gemm {
                 return Err(Error::value(name, arg, expected, have));
             }
         }
+        if !c.is_injective() {
+            let got = format!("strides {} and {}", c.row_stride, c.col_stride);
+            return Err(Error::value(name, "c", OVERLAP, got));
+        }
         if let Some(bias) = self.bias
             && builder.buffer(bias).len() < n
         {
@@ -200,12 +204,23 @@ fn sample([m, n, k]: [usize; 3], rng: &mut Rng) -> Result<Sample> {
         activation: Activation::ALL[(variant / 6) % 4],
     }
     .push(&mut b)?;
-    let mut data = Vec::new();
-    let old_c = (beta != 0.0 || pad + extra > 0).then_some(c.buffer);
-    for id in [Some(a.buffer), Some(w.buffer), bias, old_c]
+    // What lies between the rows is not to be read: NaN would show.
+    let mut data: Vec<_> = [a, w]
         .into_iter()
-        .flatten()
-    {
+        .map(|matrix| {
+            let mut values = vec![f32::NAN; b.buffer(matrix.buffer).len()];
+            for i in 0..matrix.rows {
+                for j in 0..matrix.cols {
+                    let at = matrix.offset + i * matrix.row_stride + j * matrix.col_stride;
+                    values[at] = rng.uniform(-1.0, 1.0);
+                }
+            }
+            (matrix.buffer, Data::Float(values))
+        })
+        .collect();
+    // Where C is larger than the product, what lies between must stay; NaN could not show it.
+    let old_c = (beta != 0.0 || pad + extra > 0).then_some(c.buffer);
+    for id in [bias, old_c].into_iter().flatten() {
         let len = b.buffer(id).len();
         data.push((id, Data::Float(rng.uniforms(len, -1.0, 1.0))));
     }
@@ -287,12 +302,18 @@ impl<'a, R> StridedMut<'a, R> {
     }
 }
 
+const OVERLAP: &str = "without overlapping elements";
+
 fn place_in(len: usize, place: [u32; 3], size: [usize; 2]) -> (usize, [usize; 2], bool) {
     let [start, row, col] = place.map(|v| v as usize);
     let reach = if size.contains(&0) {
         0
     } else {
-        start + (size[0] - 1) * row + (size[1] - 1) * col + 1
+        let last = |count: usize, stride: usize| (count - 1).saturating_mul(stride);
+        start
+            .saturating_add(last(size[0], row))
+            .saturating_add(last(size[1], col))
+            .saturating_add(1)
     };
     (start.min(len), [row, col], reach <= len)
 }
@@ -319,15 +340,9 @@ pub(crate) fn product<R: Real>(
             got,
         ));
     }
-    let [row, col] = c.strides;
-    if m * n > 1 && row < (n - 1) * col + 1 && col < (m - 1) * row + 1 {
-        let got = format!("strides {row} and {col}");
-        return Err(Error::value(
-            GEMM.name,
-            "c",
-            "without overlapping elements",
-            got,
-        ));
+    if !injective(c.size, c.strides) {
+        let got = format!("strides {:?}", c.strides);
+        return Err(Error::value(GEMM.name, "c", OVERLAP, got));
     }
     // Below this the threads cost more than they save.
     let parallelism = if m * n * k < 1 << 18 {
@@ -337,7 +352,7 @@ pub(crate) fn product<R: Real>(
     };
     let stride = |s: usize| s as isize;
     // SAFETY: every (row, column) of the three matrices lies inside its slice (`inside`, which
-    // `place_in` computed from the same sizes and strides); `R` is f32 or f64, whose result the
+    // `place_in` computed from the same sizes and strides), and no two elements of C share a place; `R` is f32 or f64, whose result the
     // crate writes only at the elements of C, which is borrowed mutably and not aliased.
     unsafe {
         gemm::gemm(

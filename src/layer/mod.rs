@@ -171,7 +171,7 @@ impl Layer {
         let bound = 1.0 / (self.spec.hidden_size as f32).sqrt();
         let mut rng = Rng::new(seed);
         for (_, tensor) in &self.weights {
-            tensor.write(&rng.uniforms(tensor.len(), -bound, bound))?;
+            tensor.write(&rng.try_uniforms(tensor.len(), -bound, bound)?)?;
         }
         self.prepare()
     }

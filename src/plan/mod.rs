@@ -17,6 +17,7 @@ use crate::kernel::{Access, Constant, Element, Kernel};
 
 pub use builder::{Builder, Dispatch, Grid};
 pub use matrix::Matrix;
+pub(crate) use matrix::injective;
 pub use memory::Layout;
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment

@@ -2,8 +2,9 @@
 //! build the model and to read and write its text.
 //!
 //! The optimizer's state goes into a second file beside the first (`model.safetensors` and
-//! `model.optimizer.safetensors`), so that the first holds just what a PyTorch module expects. Both
-//! carry the iteration; training resumes with the optimizer's state only if they agree.
+//! `model.optimizer.safetensors`), so that the first holds just what a PyTorch module expects. The
+//! second knows the first by a hash: training resumes with the optimizer's state only if it belongs
+//! to these weights.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,8 @@ use super::trainer::Trainer;
 use crate::cell::Cell;
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::interop::safetensors::{self, Archive};
+use crate::interop::atomic;
+use crate::interop::safetensors::{self, Archive, Array};
 use crate::plan::sequence::LayerSpec;
 
 const FORMAT: &str = "wgrnn-language-model/1";
@@ -42,19 +44,45 @@ pub fn save(
     trainer: &Trainer,
     description: &Description,
 ) -> Result<()> {
-    let iteration = ("iteration", description.iteration.to_string());
     let mut archive = model.to_archive()?;
+    let fingerprint = fingerprint(&archive);
     archive.metadata = pairs([
         ("format", FORMAT.to_owned()),
         ("cell", description.cell.name.to_owned()),
         ("tokens", unit_name(description.unit).to_owned()),
         ("vocabulary", description.vocabulary.to_lines()),
-        iteration.clone(),
+        ("iteration", description.iteration.to_string()),
     ]);
     let mut state = trainer.to_archive()?;
-    state.metadata = pairs([iteration]);
-    safetensors::save(&optimizer_path(path), &state)?;
-    safetensors::save(path, &archive)
+    state.metadata = pairs([("weights", fingerprint)]);
+    // Both are on the disk before either takes its place.
+    let weights = safetensors::prepare(path, &archive)?;
+    let state = safetensors::prepare(&optimizer_path(path), &state)?;
+    weights.commit()?;
+    state.commit()
+}
+
+/// Whether [`save`] could write its two files now.
+///
+/// # Errors
+/// If a folder is missing or read-only, or what is there is no file.
+pub fn check_writable(path: &Path) -> Result<()> {
+    for path in [path, &optimizer_path(path)] {
+        if path.exists() && !path.is_file() {
+            return Err(Error::format(path, "it is there and is no file"));
+        }
+        atomic::check_writable(path)?;
+    }
+    Ok(())
+}
+
+/// A number by which an optimizer's state knows its weights (FNV-1a of their bits).
+fn fingerprint(archive: &Archive) -> String {
+    let values = archive.tensors.values().filter_map(Array::as_f32).flatten();
+    let hash = values.fold(0xcbf2_9ce4_8422_2325u64, |hash, v| {
+        (hash ^ u64::from(v.to_bits())).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 /// Reads a model.
@@ -116,19 +144,19 @@ pub fn load(path: &Path, context: &Context) -> Result<(LanguageModel, Descriptio
     Ok((model, description))
 }
 
-/// Puts back the trainer's state that was saved beside a model; false if there is none of this
-/// iteration.
+/// Puts back the trainer's state that was saved beside a model; false if there is none that belongs
+/// to these weights.
 ///
 /// # Errors
 /// If the file is there and damaged, or belongs to another kind of training.
-pub fn resume(path: &Path, trainer: &Trainer, description: &Description) -> Result<bool> {
+pub fn resume(path: &Path, trainer: &Trainer, model: &LanguageModel) -> Result<bool> {
     let path = optimizer_path(path);
     if !path.exists() {
         return Ok(false);
     }
     let mut archive: Archive = safetensors::load(&path)?;
     let metadata = std::mem::take(&mut archive.metadata);
-    if metadata.get("iteration") != Some(&description.iteration.to_string()) {
+    if metadata.get("weights") != Some(&fingerprint(&model.to_archive()?)) {
         return Ok(false);
     }
     trainer
@@ -138,7 +166,12 @@ pub fn resume(path: &Path, trainer: &Trainer, description: &Description) -> Resu
 }
 
 fn optimizer_path(path: &Path) -> PathBuf {
-    path.with_extension("optimizer.safetensors")
+    let mut name = path.as_os_str().to_owned();
+    if path.extension().is_some_and(|e| e == "safetensors") {
+        name = path.with_extension("").into_os_string();
+    }
+    name.push(".optimizer.safetensors");
+    PathBuf::from(name)
 }
 
 fn unit_name(unit: Tokens) -> &'static str {

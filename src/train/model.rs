@@ -199,7 +199,7 @@ impl LanguageModel {
             (&model.linear_weight, bound),
             (&model.linear_bias, bound),
         ] {
-            tensor.write(&rng.uniforms(tensor.len(), -bound, bound))?;
+            tensor.write(&rng.try_uniforms(tensor.len(), -bound, bound)?)?;
         }
         Ok(model)
     }

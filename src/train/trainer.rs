@@ -100,9 +100,9 @@ impl Trainer {
         let model_spec = *model.spec();
         let layer = model_spec.layer;
         let (e, h, v) = (layer.input_size, layer.hidden_size, model_spec.vocabulary);
-        let rows = size.steps * size.batch;
         layer.check(size)?;
         let call = model_spec.call(size, Mode::Training);
+        let rows = call.rows();
 
         let mut b = Builder::new("train");
         let inputs = b.uint("inputs", &[size.steps, size.batch], Role::Input);
@@ -235,10 +235,8 @@ impl Trainer {
             .tensor(self.targets)
             .write_uint(&chunk.targets)?;
         if chunk.starts {
-            let state = self.spec.size.batch;
             for &id in &self.states {
                 let first = self.program.tensor(id).rows(0..1)?;
-                debug_assert_eq!(first.shape()[1], state);
                 first.write(&vec![0.0; first.len()])?;
             }
         } else {

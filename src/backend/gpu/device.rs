@@ -60,6 +60,8 @@ impl Gpu {
         let wanted = name.to_lowercase();
         let fits = |info: &wgpu::AdapterInfo| match name {
             "gpu" => info.device_type != wgpu::DeviceType::Cpu,
+            // Software is used only when named, and nothing is no name.
+            "" => false,
             _ => describe(info).to_lowercase().contains(&wanted),
         };
         match adapters.iter().find(|a| fits(&a.get_info())) {

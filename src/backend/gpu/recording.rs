@@ -116,7 +116,12 @@ fn bind(
                 "CPU",
             ));
         };
-        let range = tensor.range();
+        // An empty tensor is bound as the whole buffer: a binding of no bytes is not possible.
+        let range = if tensor.is_empty() {
+            0..0
+        } else {
+            tensor.range()
+        };
         let (offset, bytes) = (
             (range.start * Element::SIZE) as u64,
             (range.len() * Element::SIZE) as u64,
@@ -146,7 +151,6 @@ fn bind(
             resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer,
                 offset,
-                // An empty tensor is bound with the padding of its buffer.
                 size: wgpu::BufferSize::new(bytes),
             }),
         });

@@ -45,7 +45,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("error,wgpu_hal=off"),
+    )
+    .init();
     let done = match Cli::parse().command {
         Command::Check(args) => check::run(&args),
         Command::Info(args) => info::run(&args),

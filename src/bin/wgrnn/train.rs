@@ -25,7 +25,7 @@ const BOOK: &str = include_str!("../../../examples/data/pride_and_prejudice.txt"
 
 /// Trains a language model on a text and writes sentences with it.
 #[derive(Debug, clap::Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// The text to learn from; Pride and Prejudice without it
     #[arg(long, value_name = "FILE")]
@@ -108,7 +108,10 @@ struct Corpus {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     check(args)?;
     // Not at the end, after minutes of work.
-    for path in args.save.iter().chain(&args.json) {
+    if let Some(path) = &args.save {
+        checkpoint::check_writable(path)?;
+    }
+    if let Some(path) = &args.json {
         check_writable(path)?;
     }
     let context = Context::open(&args.device)?;
@@ -134,7 +137,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let trainer = Trainer::new(&model, trainer_spec(args, size))?;
     let first = corpus.description.iteration;
     if let Some(path) = &args.resume
-        && !checkpoint::resume(path, &trainer, &corpus.description)?
+        && !checkpoint::resume(path, &trainer, &model)?
     {
         eprintln!(
             "wgrnn: no optimizer state of iteration {first} beside {}: it starts anew",
@@ -224,6 +227,7 @@ fn check(args: &Args) -> Result<()> {
         ("--steps-per-sequence", args.steps_per_sequence),
         ("--iterations", args.iterations),
         ("--stop-after", args.stop_after.unwrap_or(1)),
+        ("--min-count", args.min_count.unwrap_or(1)),
         ("--hidden", args.hidden.unwrap_or(1)),
         ("--embedding", args.embedding.unwrap_or(1)),
     ];
@@ -231,6 +235,10 @@ fn check(args: &Args) -> Result<()> {
         if count == 0 {
             return Err(value(arg, "at least 1", count.to_string()));
         }
+    }
+    if let (Some(save), true) = (&args.save, args.save == args.json) {
+        let expected = "another file than --save";
+        return Err(value("--json", expected, save.display().to_string()));
     }
     if !(args.lr > 0.0 && args.lr.is_finite()) {
         return Err(value("--lr", "above 0", args.lr.to_string()));

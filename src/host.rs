@@ -1,0 +1,95 @@
+//! CPU memory of a tensor, in the type that its context computes with.
+
+use std::ops::Range;
+use std::sync::RwLock;
+
+use crate::context::Dtype;
+use crate::error::{Error, Result};
+use crate::kernel::Element;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) enum Host {
+    F32(RwLock<Vec<f32>>),
+    F64(RwLock<Vec<f64>>),
+    Uint(RwLock<Vec<u32>>),
+}
+
+impl Host {
+    /// # Errors
+    /// [`Error::Device`] if the machine has not that much memory.
+    pub(crate) fn zeros(dtype: Dtype, element: Element, len: usize) -> Result<Self> {
+        Ok(match (element, dtype) {
+            (Element::Uint, _) => Self::Uint(RwLock::new(zeroed(len)?)),
+            (Element::Float, Dtype::F32) => Self::F32(RwLock::new(zeroed(len)?)),
+            (Element::Float, Dtype::F64) => Self::F64(RwLock::new(zeroed(len)?)),
+        })
+    }
+
+    pub(crate) fn write<T: Copy>(
+        &self,
+        range: Range<usize>,
+        values: &[T],
+        to_f32: impl Fn(T) -> f32,
+        to_f64: impl Fn(T) -> f64,
+    ) -> Result<()> {
+        match self {
+            Self::F32(cells) => {
+                let mut cells = locked(cells.write())?;
+                for (c, &v) in cells[range].iter_mut().zip(values) {
+                    *c = to_f32(v);
+                }
+            }
+            Self::F64(cells) => {
+                let mut cells = locked(cells.write())?;
+                for (c, &v) in cells[range].iter_mut().zip(values) {
+                    *c = to_f64(v);
+                }
+            }
+            Self::Uint(_) => return Err(wrong_memory()),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read<T>(
+        &self,
+        range: Range<usize>,
+        from_f32: impl Fn(f32) -> T,
+        from_f64: impl Fn(f64) -> T,
+    ) -> Result<Vec<T>> {
+        match self {
+            Self::F32(cells) => {
+                let cells = locked(cells.read())?;
+                Ok(cells[range].iter().map(|&v| from_f32(v)).collect())
+            }
+            Self::F64(cells) => {
+                let cells = locked(cells.read())?;
+                Ok(cells[range].iter().map(|&v| from_f64(v)).collect())
+            }
+            Self::Uint(_) => Err(wrong_memory()),
+        }
+    }
+}
+
+/// A vector of zeros, or an error where an ordinary one would end the process.
+pub(crate) fn zeroed<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|e| Error::Device {
+        op: format!("allocating {len} numbers"),
+        reason: e.to_string(),
+    })?;
+    values.resize(len, T::default());
+    Ok(values)
+}
+
+pub(crate) fn wrong_memory() -> Error {
+    Error::value("Tensor", "memory", "floats", "integers")
+}
+
+/// A lock is poisoned only if a twin panicked, which is reported as a failed device.
+pub(crate) fn locked<G>(guard: std::sync::LockResult<G>) -> Result<G> {
+    guard.map_err(|e| Error::Device {
+        op: "Tensor".to_owned(),
+        reason: e.to_string(),
+    })
+}
