@@ -237,6 +237,9 @@ fn ids_outside_the_vocabulary_are_refused() {
     chunk.inputs[7] = corpus.vocabulary.len() as u32;
     let e = trainer.step(&chunk).unwrap_err();
     assert!(matches!(e, Error::Token { position: 7, .. }), "{e}");
+    let evaluator = Evaluator::new(&model, Size { steps: 2, batch: 1 }).unwrap();
+    let e = evaluator.perplexity(&[0, 1, u32::MAX, 2]).unwrap_err();
+    assert!(matches!(e, Error::Token { position: 2, .. }), "{e}");
 }
 
 #[test]

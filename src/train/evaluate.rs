@@ -4,7 +4,7 @@ use super::batches::Batches;
 use super::model::LanguageModel;
 use super::trainer::check_tokens;
 use crate::error::Result;
-use crate::kernels::cross_entropy::{CrossEntropy, IGNORE, cross_entropy};
+use crate::kernels::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::plan::sequence::{self as driver, Mode, Size};
 use crate::plan::{BufferId, Builder, Role};
 use crate::program::Program;
@@ -69,7 +69,7 @@ impl Evaluator {
     /// # Errors
     /// [`crate::Error::Token`] for an id outside the vocabulary, or if the text is too short.
     pub fn perplexity(&self, tokens: &[u32]) -> Result<f64> {
-        check_tokens(tokens, self.vocabulary, Some(IGNORE))?;
+        check_tokens(tokens, self.vocabulary, None)?;
         let batches = Batches::new(tokens, self.size)?;
         let (mut sum, mut counted) = (0.0, 0);
         for number in 0..batches.len() {
