@@ -1,8 +1,9 @@
 //! The loss of a model on a text that it does not learn from.
 
 use super::batches::Batches;
+use super::feed::{Feed, check_tokens};
 use super::model::LanguageModel;
-use super::trainer::check_tokens;
+
 use crate::error::Result;
 use crate::kernels::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::plan::sequence::{self as driver, Mode, Size};
@@ -15,10 +16,8 @@ pub struct Evaluator {
     program: Program,
     size: Size,
     vocabulary: usize,
-    inputs: BufferId,
-    targets: BufferId,
+    feed: Feed,
     loss: BufferId,
-    states: Vec<BufferId>,
 }
 
 impl Evaluator {
@@ -31,35 +30,28 @@ impl Evaluator {
         spec.layer.check(size)?;
         let call = spec.call(size, Mode::Inference);
         let mut b = Builder::new("evaluate");
-        let inputs = b.uint("inputs", &[size.steps, size.batch], Role::Input);
-        let targets = b.uint("targets", &[size.steps, size.batch], Role::Input);
+        let (feed, states) = Feed::new(&mut b, &call, spec.vocabulary)?;
         let loss = b.float("loss", &[1], Role::Output);
         let weights = spec.weights(&mut b);
-        let states = driver::states(&mut b, &call);
-        b.section("carry");
-        driver::carry_states(&mut b, &call, &states)?;
         b.section("loss");
         // The weights change between evaluations.
         driver::prepare(&mut b, &weights.layer)?;
-        let out = spec.forward(&mut b, &call, inputs, &weights, states, None)?;
+        let out = spec.forward(&mut b, &call, feed.inputs, &weights, states, None)?;
         cross_entropy(
             &mut b,
             CrossEntropy {
                 logits: out.logits,
-                targets,
+                targets: feed.targets,
                 loss,
                 gradient: false,
             },
         )?;
-        let states = [Some(states.h), states.c].into_iter().flatten().collect();
         Ok(Self {
             program: Program::new(model.context(), b.finish(), &model.bind(&weights))?,
             size,
             vocabulary: spec.vocabulary,
-            inputs,
-            targets,
+            feed,
             loss,
-            states,
         })
     }
 
@@ -74,18 +66,7 @@ impl Evaluator {
         let (mut sum, mut counted) = (0.0, 0);
         for number in 0..batches.len() {
             let chunk = batches.chunk(number);
-            self.program.tensor(self.inputs).write_uint(&chunk.inputs)?;
-            self.program
-                .tensor(self.targets)
-                .write_uint(&chunk.targets)?;
-            if chunk.starts {
-                for &id in &self.states {
-                    let first = self.program.tensor(id).rows(0..1)?;
-                    first.write(&vec![0.0; first.len()])?;
-                }
-            } else {
-                self.program.run("carry")?;
-            }
+            self.feed.write(&self.program, &chunk)?;
             self.program.run("loss")?;
             let mean = f64::from(self.program.tensor(self.loss).read()?[0]);
             sum += mean * chunk.counted as f64;

@@ -8,6 +8,7 @@
 pub mod batches;
 pub mod checkpoint;
 pub mod evaluate;
+mod feed;
 pub mod model;
 pub mod ngram;
 pub mod sampler;

@@ -1,7 +1,8 @@
 //! Writing text with a model: one token at a time, each drawn from the model's distribution.
 
+use super::feed::check_tokens;
 use super::model::LanguageModel;
-use super::trainer::check_tokens;
+
 use crate::error::{Error, Result};
 use crate::plan::sequence::{self as driver, Mode, Size};
 use crate::plan::{BufferId, Builder, Role};

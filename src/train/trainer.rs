@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use super::batches::Chunk;
+use super::feed::Feed;
 use super::model::{Drop, LanguageModel, read_all, write_all};
 use crate::error::{Error, Result};
 use crate::interop::safetensors::{Archive, Array, Data};
 use crate::kernels::adam::{self, Adam};
 use crate::kernels::clip::clip_by_global_norm;
 use crate::kernels::clock;
-use crate::kernels::cross_entropy::{CrossEntropy, IGNORE, cross_entropy};
+use crate::kernels::cross_entropy::{CrossEntropy, cross_entropy};
 use crate::kernels::embedding;
 use crate::kernels::gemm::Gemm;
 use crate::kernels::reduce::columns;
@@ -79,14 +80,11 @@ pub struct TrainerSpec {
 pub struct Trainer {
     program: Program,
     spec: TrainerSpec,
-    vocabulary: usize,
-    inputs: BufferId,
-    targets: BufferId,
+    feed: Feed,
     loss: BufferId,
     norm: BufferId,
     rate: BufferId,
     clock: BufferId,
-    states: Vec<BufferId>,
     moments: Vec<(String, BufferId)>,
 }
 
@@ -105,16 +103,11 @@ impl Trainer {
         let rows = call.rows();
 
         let mut b = Builder::new("train");
-        let inputs = b.uint("inputs", &[size.steps, size.batch], Role::Input);
-        let targets = b.uint("targets", &[size.steps, size.batch], Role::Input);
+        let (feed, states) = Feed::new(&mut b, &call, v)?;
         let rate = b.float("learning rate", &[1], Role::Input);
         let clock = b.uint("clock", &[1], Role::State);
         let loss = b.float("loss", &[1], Role::Output);
         let weights = model_spec.weights(&mut b);
-        let states = driver::states(&mut b, &call);
-
-        b.section("carry");
-        driver::carry_states(&mut b, &call, &states)?;
 
         b.section("step");
         let drop = (spec.dropout != 0.0).then_some(Drop {
@@ -123,12 +116,12 @@ impl Trainer {
             clock,
         });
         driver::prepare(&mut b, &weights.layer)?;
-        let out = model_spec.forward(&mut b, &call, inputs, &weights, states, drop)?;
+        let out = model_spec.forward(&mut b, &call, feed.inputs, &weights, states, drop)?;
         cross_entropy(
             &mut b,
             CrossEntropy {
                 logits: out.logits,
-                targets,
+                targets: feed.targets,
                 loss,
                 gradient: true,
             },
@@ -158,7 +151,7 @@ impl Trainer {
             if let Some(drop) = drop {
                 drop.apply(&mut b, dx, 0)?;
             }
-            embedding::scatter(&mut b, inputs, dx, dembedding)?;
+            embedding::scatter(&mut b, feed.inputs, dx, dembedding)?;
         }
 
         let mut pairs = vec![
@@ -187,19 +180,15 @@ impl Trainer {
             step.push(&mut b, spec.optimizer, &mut moments)?;
         }
 
-        let states = [Some(states.h), states.c].into_iter().flatten().collect();
         let program = Program::new(model.context(), b.finish(), &model.bind(&weights))?;
         Ok(Self {
             program,
             spec,
-            vocabulary: v,
-            inputs,
-            targets,
+            feed,
             loss,
             norm,
             rate,
             clock,
-            states,
             moments,
         })
     }
@@ -228,20 +217,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Token`] for an id outside the vocabulary, or if the chunk has another size.
     pub fn step(&self, chunk: &Chunk) -> Result<()> {
-        check_tokens(&chunk.inputs, self.vocabulary, None)?;
-        check_tokens(&chunk.targets, self.vocabulary, Some(IGNORE))?;
-        self.program.tensor(self.inputs).write_uint(&chunk.inputs)?;
-        self.program
-            .tensor(self.targets)
-            .write_uint(&chunk.targets)?;
-        if chunk.starts {
-            for &id in &self.states {
-                let first = self.program.tensor(id).rows(0..1)?;
-                first.write(&vec![0.0; first.len()])?;
-            }
-        } else {
-            self.program.run("carry")?;
-        }
+        self.feed.write(&self.program, chunk)?;
         self.program.run("step")
     }
 
@@ -263,7 +239,7 @@ impl Trainer {
 
     fn kept(&self) -> Vec<(String, Tensor)> {
         let named = self.moments.iter().cloned();
-        let states = self.states.iter().map(|&id| {
+        let states = self.feed.states.iter().map(|&id| {
             let name = format!("state.{}", self.program.plan().buffer(id).name);
             (name, id)
         });
@@ -380,19 +356,5 @@ impl Update {
                 adam::step(b, args)
             }
         }
-    }
-}
-
-/// Refuses ids that the embedding or the loss has no row for.
-pub(crate) fn check_tokens(ids: &[u32], vocabulary: usize, ignore: Option<u32>) -> Result<()> {
-    let outside = |&id: &u32| id as usize >= vocabulary && Some(id) != ignore;
-    match ids.iter().position(outside) {
-        None => Ok(()),
-        Some(position) => Err(Error::Token {
-            op: "tokens",
-            position,
-            id: ids[position],
-            vocabulary,
-        }),
     }
 }

@@ -1,0 +1,75 @@
+//! How chunks of a text reach a plan: its inputs, its targets, and the state carried between them.
+
+use super::batches::Chunk;
+use crate::error::{Error, Result};
+use crate::kernels::cross_entropy::IGNORE;
+use crate::plan::sequence::{self as driver, Call, States};
+use crate::plan::{BufferId, Builder, Role};
+use crate::program::Program;
+
+/// The buffers through which chunks come in, in a plan with a section `carry`.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    /// `[T, N]`
+    pub(crate) inputs: BufferId,
+    /// `[T, N]`
+    pub(crate) targets: BufferId,
+    /// h, and c where there is one, with the initial state first.
+    pub(crate) states: Vec<BufferId>,
+    vocabulary: usize,
+}
+
+impl Feed {
+    /// Adds the buffers and the section `carry`.
+    ///
+    /// # Errors
+    /// If the plan cannot take them.
+    pub(crate) fn new(b: &mut Builder, call: &Call, vocabulary: usize) -> Result<(Self, States)> {
+        let shape = [call.size.steps, call.size.batch];
+        let inputs = b.uint("inputs", &shape, Role::Input);
+        let targets = b.uint("targets", &shape, Role::Input);
+        let states = driver::states(b, call);
+        b.section("carry");
+        driver::carry_states(b, call, &states)?;
+        let feed = Self {
+            inputs,
+            targets,
+            states: [Some(states.h), states.c].into_iter().flatten().collect(),
+            vocabulary,
+        };
+        Ok((feed, states))
+    }
+
+    /// Writes a chunk, and carries the state from the chunk before it, or zeroes it where the chunk
+    /// starts the text anew.
+    ///
+    /// # Errors
+    /// [`Error::Token`] for an id outside the vocabulary, or if the chunk has another size.
+    pub(crate) fn write(&self, program: &Program, chunk: &Chunk) -> Result<()> {
+        check_tokens(&chunk.inputs, self.vocabulary, None)?;
+        check_tokens(&chunk.targets, self.vocabulary, Some(IGNORE))?;
+        program.tensor(self.inputs).write_uint(&chunk.inputs)?;
+        program.tensor(self.targets).write_uint(&chunk.targets)?;
+        if !chunk.starts {
+            return program.run("carry");
+        }
+        self.states.iter().try_for_each(|&id| {
+            let first = program.tensor(id).rows(0..1)?;
+            first.write(&vec![0.0; first.len()])
+        })
+    }
+}
+
+/// Refuses ids that the embedding or the loss has no row for.
+pub(crate) fn check_tokens(ids: &[u32], vocabulary: usize, ignore: Option<u32>) -> Result<()> {
+    let outside = |&id: &u32| id as usize >= vocabulary && Some(id) != ignore;
+    match ids.iter().position(outside) {
+        None => Ok(()),
+        Some(position) => Err(Error::Token {
+            op: "tokens",
+            position,
+            id: ids[position],
+            vocabulary,
+        }),
+    }
+}
