@@ -12,7 +12,9 @@ use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 
 use crate::context::{Context, Device};
 use crate::error::{Error, Result};
-use crate::host::{Host, locked, wrong_memory};
+#[cfg(feature = "gpu")]
+use crate::host::wrong_memory;
+use crate::host::{Host, locked};
 use crate::kernel::Element;
 
 /// Numbers in the memory of a [`Context`]. See the [module](self).
