@@ -2,28 +2,19 @@
 //!
 //!     cargo bench --bench kernels -- 'lstm'
 
+mod common;
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use wgrnn::check::{Status, kernels};
 use wgrnn::kernel::{Data, Element};
 use wgrnn::rng::Rng;
-use wgrnn::{Context, Program, kernels::ALL};
+use wgrnn::{Program, kernels::ALL};
 
 /// m, n, k of a product; batch and hidden size of a step.
 const SIZE: [usize; 3] = [64, 256, 128];
 
-fn contexts() -> Vec<Context> {
-    let mut all = vec![Context::cpu()];
-    for adapter in pollster::block_on(Context::adapters()) {
-        match pollster::block_on(Context::from_adapter(&adapter)) {
-            Ok(context) => all.push(context),
-            Err(e) => eprintln!("skipped: {e}"),
-        }
-    }
-    all
-}
-
 fn bench(c: &mut Criterion) {
-    for context in contexts() {
+    for context in common::contexts() {
         let mut group = c.benchmark_group(context.name());
         group.sample_size(20);
         for kernel in ALL {

@@ -3,6 +3,8 @@
 //!
 //!     cargo bench --bench layers
 
+mod common;
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wgrnn::check::{compare, tolerance};
 use wgrnn::plan::sequence::LayerSpec;
@@ -15,17 +17,6 @@ const SIZE: Size = Size {
     steps: 32,
     batch: 16,
 };
-
-fn contexts() -> Vec<Context> {
-    let mut all = vec![Context::cpu()];
-    for adapter in pollster::block_on(Context::adapters()) {
-        match pollster::block_on(Context::from_adapter(&adapter)) {
-            Ok(context) => all.push(context),
-            Err(e) => eprintln!("skipped: {e}"),
-        }
-    }
-    all
-}
 
 fn ready(context: &Context, cell: &'static cell::Cell) -> wgrnn::Result<Sequence> {
     let spec = LayerSpec {
@@ -45,7 +36,7 @@ fn ready(context: &Context, cell: &'static cell::Cell) -> wgrnn::Result<Sequence
 }
 
 fn bench(c: &mut Criterion) {
-    for context in contexts() {
+    for context in common::contexts() {
         let mut group = c.benchmark_group(context.name());
         group.sample_size(20);
         for cell in cell::ALL {
