@@ -1,10 +1,4 @@
 //! Layers against the solved cases in `tests/data`, on every backend of this machine.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! What is refused, and with which fields; and what a NaN does, which is not refused.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 
 mod common;
 

@@ -1,12 +1,6 @@
 //! Inside a host: its own device and queue, its own encoder with its own commands around ours, one
 //! submission.
 #![cfg(feature = "gpu")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 
 mod common;
 

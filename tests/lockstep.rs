@@ -1,10 +1,4 @@
 //! Lockstep: a right program passes, and of a broken one the first wrong step is named.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Every shader, composed with every set of constants that its samples use: it must translate for
 //! every API, and be what its descriptor says.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;

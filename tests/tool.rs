@@ -1,11 +1,5 @@
 //! The tool as a user runs it: exit statuses, messages, the JSON.
 #![cfg(feature = "cli")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,6 @@
 //! The kernels of training against numbers that were found without them: by hand, by numeric
 //! differences, or by a plain loop over the published formula. Each on the CPU in both precisions
 //! and on every adapter.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper that fails is a test that fails"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! The adapters that GPU tests run on.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a helper that fails is a test that fails"
-)]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use wgrnn::Context;
