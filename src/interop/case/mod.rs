@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn every_case_of_the_set_loads() {
         let files = paths(&[data()]).unwrap();
-        assert_eq!(files.len(), 49);
+        assert_eq!(files.len(), 74);
         assert!(files.is_sorted());
         for file in files {
             let case = load(&file).unwrap();
