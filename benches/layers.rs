@@ -19,12 +19,7 @@ const SIZE: Size = Size {
 };
 
 fn ready(context: &Context, cell: &'static cell::Cell) -> wgrnn::Result<Sequence> {
-    let spec = LayerSpec {
-        cell,
-        input_size: INPUT,
-        hidden_size: HIDDEN,
-        bias: true,
-    };
+    let spec = LayerSpec::new(cell, INPUT, HIDDEN);
     let call = Layer::new(context, spec, 1)?.training(SIZE)?;
     let mut rng = Rng::new(2);
     call.x().write(&rng.uniforms(call.x().len(), -1.0, 1.0))?;

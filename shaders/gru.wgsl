@@ -1,38 +1,48 @@
 // One step of a GRU with the reset gate after the product, as PyTorch and cuDNN have it:
-//   r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)      z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-//   q = W_hn h + b_hn                               n = tanh(W_in x + b_in + r q)
+//   r = s(W_ir x + b_ir + W_hr h + b_hr)      z = s(W_iz x + b_iz + W_hz h + b_hz)
+//   q = W_hn h + b_hn                         n = a(W_in x + b_in + r q)
 //   h' = (1 - z) n + z h
 //
-// Reads the previous h of its sequences and the weights of its unit; writes h' and,
-// with SAVE, r, z, n and q.
-#import activations
+// Reads the previous h of its sequences and the weights of its unit; writes h', y and, with
+// SAVE, what the backward pass needs of r, z, n and q.
 #import step
+#import gates
 
-// 1: r, z, n and q are kept for the backward pass.
-const SAVE: u32 = 1u;
-
-// [T, N, 4, H] with SAVE, else [T, N, 3, H]; on entry W_ih x + b_ih in the first three
-@group(0) @binding(1) var<storage, read_write> gates: array<f32>;
-// [H, 3, H]: W_hh transposed
-@group(0) @binding(2) var<storage, read> weight_hh_t: array<f32>;
+// [rows, S, H], on entry W_ih x + b_ih in three blocks; or with STREAM x [streams, I]
+@group(0) @binding(2) var<storage, read_write> gates: array<f32>;
+// [H, 3, H]: W_hh transposed; with STREAM behind W_ih and b_ih transposed
+@group(0) @binding(3) var<storage, read> weight_hh_t: array<f32>;
 // [3, H]
-@group(0) @binding(3) var<storage, read> bias_hh: array<f32>;
-// [T + 1, N, H]
-@group(0) @binding(4) var<storage, read_write> h: array<f32>;
+@group(0) @binding(4) var<storage, read> bias_hh: array<f32>;
+@group(0) @binding(5) var<storage, read_write> h: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-fn store_forward(row: u32, j: u32, product: vec3f) {
+fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
+    if row >= row_count() {
+        return;
+    }
+    if !live(row) {
+        hold_state(row, j);
+        return;
+    }
     let hidden = step.hidden;
     let at = step.gates_start + row * step.gates_row + j;
-    let r = sigmoid(gates[at] + product.x + bias_hh[j]);
-    let z = sigmoid(gates[at + hidden] + product.y + bias_hh[hidden + j]);
+    var input = streamed;
+    if STREAM == 0u {
+        input = vec3f(gates[at], gates[at + hidden], gates[at + 2u * hidden]);
+    }
+    let pre_r = input.x + product.x + bias_hh[j];
+    let pre_z = input.y + product.y + bias_hh[hidden + j];
     let q = product.z + bias_hh[2u * hidden + j];
-    let n = tanh_safe(gates[at + 2u * hidden] + r * q);
-    let unit = row * hidden + j;
-    h[step.h_to + unit] = (1.0 - z) * n + z * h[step.h_from + unit];
+    let r = gate(ACTIVATION_0, p0(), pre_r);
+    let z = gate(ACTIVATION_0, p0(), pre_z);
+    let pre_n = input.z + r * q;
+    let n = gate(ACTIVATION_1, p1(), pre_n);
+    store_state(row, j, (1.0 - z) * n + z * h[h_before(row) + j]);
     if SAVE != 0u {
-        gates[at] = r;
-        gates[at + hidden] = z;
-        gates[at + 2u * hidden] = n;
+        gates[at] = kept(pre_r, r);
+        gates[at + hidden] = kept(pre_z, z);
+        gates[at + 2u * hidden] = kept(pre_n, n);
         gates[at + 3u * hidden] = q;
     }
 }
@@ -42,66 +52,92 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
-    if j >= hidden {
+    if j >= hidden || first >= row_count() {
         return;
     }
-    let row = step.h_from + four_rows(first) * hidden;
+    var xr = vec4f();
+    var xz = vec4f();
+    var xn = vec4f();
+    if STREAM != 0u {
+        let x = four_inputs(first);
+        for (var k = 0u; k < step.input; k++) {
+            let v = vec4f(gates[x.x + k], gates[x.y + k], gates[x.z + k], gates[x.w + k]);
+            let w = k * 3u * hidden + j;
+            xr += v * weight_hh_t[w];
+            xz += v * weight_hh_t[w + hidden];
+            xn += v * weight_hh_t[w + 2u * hidden];
+        }
+        let bias = step.input * 3u * hidden + j;
+        xr += weight_hh_t[bias];
+        xz += weight_hh_t[bias + hidden];
+        xn += weight_hh_t[bias + 2u * hidden];
+    }
+    let row = four_h(first);
+    let weights = recurrent_start(3u) + j;
     var r = vec4f();
     var z = vec4f();
     var n = vec4f();
     for (var k = 0u; k < hidden; k++) {
         let x = vec4f(h[row.x + k], h[row.y + k], h[row.z + k], h[row.w + k]);
-        let w = k * 3u * hidden + j;
+        let w = weights + k * 3u * hidden;
         r += x * weight_hh_t[w];
         z += x * weight_hh_t[w + hidden];
         n += x * weight_hh_t[w + 2u * hidden];
     }
-    store_forward(first, j, vec3f(r.x, z.x, n.x));
-    if first + 1u < step.batch {
-        store_forward(first + 1u, j, vec3f(r.y, z.y, n.y));
-    }
-    if first + 2u < step.batch {
-        store_forward(first + 2u, j, vec3f(r.z, z.z, n.z));
-    }
-    if first + 3u < step.batch {
-        store_forward(first + 3u, j, vec3f(r.w, z.w, n.w));
-    }
+    store_forward(first, j, vec3f(xr.x, xz.x, xn.x), vec3f(r.x, z.x, n.x));
+    store_forward(first + 1u, j, vec3f(xr.y, xz.y, xn.y), vec3f(r.y, z.y, n.y));
+    store_forward(first + 2u, j, vec3f(xr.z, xz.z, xn.z), vec3f(r.z, z.z, n.z));
+    store_forward(first + 3u, j, vec3f(xr.w, xz.w, xn.w), vec3f(r.w, z.w, n.w));
 }
 
 // One step of back-propagation through time:
 //   dh = dstate + dy[t] + (dr, dz, dq)[t + 1] W_hh
-//   dz = dh (h - n) z (1 - z)      dn = dh (1 - z) (1 - n^2)
-//   dr = dn q r (1 - r)            dq = dn r
+//   dz = dh (h - n) s'      dn = dh (1 - z) a'
+//   dr = dn q s'            dq = dn r
 //   dstate = dh z, the part that does not pass through the gates
-// It reads the gradients of step t + 1 of its sequences and writes those of step t
-// for its unit.
+// It reads the gradients of step t + 1 of its sequences and writes those of step t for its
+// unit.
 
-// [T, N, 4, H]: r, z, n, q
-@group(0) @binding(1) var<storage, read> saved_gates: array<f32>;
-// [T + 1, N, H]
-@group(0) @binding(2) var<storage, read> saved_h: array<f32>;
+// [rows, 4, H]: r, z, n, q
+@group(0) @binding(2) var<storage, read> saved_gates: array<f32>;
+@group(0) @binding(3) var<storage, read> saved_h: array<f32>;
 // [3, H, H]: W_hh as PyTorch has it
-@group(0) @binding(3) var<storage, read> weight_hh: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
-// [T, N, 4, H]: dr, dz, dn, dq
-@group(0) @binding(5) var<storage, read_write> dgates: array<f32>;
-// [1, N, H]
-@group(0) @binding(6) var<storage, read_write> dstate: array<f32>;
+@group(0) @binding(4) var<storage, read> weight_hh: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<f32>;
+// [rows, 4, H]: dr, dz, dn, dq
+@group(0) @binding(6) var<storage, read_write> dgates: array<f32>;
+// [N, H]
+@group(0) @binding(7) var<storage, read_write> dstate: array<f32>;
 
 fn store_backward(row: u32, j: u32, product: f32) {
+    if row >= step.count {
+        return;
+    }
     let hidden = step.hidden;
     let unit = row * hidden + j;
+    let to = step.dgates_start + row * step.dgates_row + j;
+    let dh = state_gradient(row, j, product);
+    if !live(row) {
+        for (var slot = 0u; slot < 4u; slot++) {
+            dgates[to + slot * hidden] = 0.0;
+        }
+        dstate[unit] = dh;
+        return;
+    }
     let at = step.gates_start + row * step.gates_row + j;
-    let r = saved_gates[at];
-    let z = saved_gates[at + hidden];
-    let n = saved_gates[at + 2u * hidden];
+    let kept_r = saved_gates[at];
+    let kept_z = saved_gates[at + hidden];
+    let kept_n = saved_gates[at + 2u * hidden];
     let q = saved_gates[at + 3u * hidden];
-    let dh = dstate[unit] + dy[step.dy_start + row * step.dy_row + j] + product;
-    let dn = dh * (1.0 - z) * (1.0 - n * n);
-    dgates[at] = dn * q * r * (1.0 - r);
-    dgates[at + hidden] = dh * (saved_h[step.h_from + unit] - n) * z * (1.0 - z);
-    dgates[at + 2u * hidden] = dn;
-    dgates[at + 3u * hidden] = dn * r;
+    let r = gate_value(ACTIVATION_0, p0(), kept_r);
+    let z = gate_value(ACTIVATION_0, p0(), kept_z);
+    let n = gate_value(ACTIVATION_1, p1(), kept_n);
+    let dn = dh * (1.0 - z) * gate_slope(ACTIVATION_1, p1(), kept_n, n);
+    dgates[to] = dn * q * gate_slope(ACTIVATION_0, p0(), kept_r, r);
+    dgates[to + hidden] = dh * (saved_h[h_before(row) + j] - n)
+        * gate_slope(ACTIVATION_0, p0(), kept_z, z);
+    dgates[to + 2u * hidden] = dn;
+    dgates[to + 3u * hidden] = dn * r;
     dstate[unit] = dh * z;
 }
 
@@ -114,23 +150,18 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
         return;
     }
     var dh = vec4f();
-    if step.has_next != 0u {
-        let row = step.next_start + four_rows(first) * step.gates_row;
+    if step.next_count > 0u {
+        let row = four_next(first);
         for (var k = 0u; k < 3u * hidden; k++) {
             // The third block of W_hh meets dq, which stands behind dn.
             let d = row + select(k, k + hidden, k >= 2u * hidden);
             let x = vec4f(dgates[d.x], dgates[d.y], dgates[d.z], dgates[d.w]);
             dh += x * weight_hh[k * hidden + j];
         }
+        dh = with_next(first, dh);
     }
     store_backward(first, j, dh.x);
-    if first + 1u < step.batch {
-        store_backward(first + 1u, j, dh.y);
-    }
-    if first + 2u < step.batch {
-        store_backward(first + 2u, j, dh.z);
-    }
-    if first + 3u < step.batch {
-        store_backward(first + 3u, j, dh.w);
-    }
+    store_backward(first + 1u, j, dh.y);
+    store_backward(first + 2u, j, dh.z);
+    store_backward(first + 3u, j, dh.w);
 }

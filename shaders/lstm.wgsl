@@ -1,55 +1,111 @@
 // One step of an LSTM, the recurrent product fused with gates and state update.
-//   i, f, g, o = pre-activations: gates (W_ih x + b_ih) + W_hh h + b_hh
-//   c' = sigmoid(f) c + sigmoid(i) tanh(g)        h' = sigmoid(o) tanh(c')
+//   i, f, o = s(W x + b_ih + W_hh h + b_hh + p c)     p_i, p_f see c, p_o sees c'
+//   g = a(W x + b_ih + W_hh h + b_hh)
+//   c' = f c + i g                                    h' = o b(c')
+// With COUPLED f = 1 - i; with CELL_CLIP c' is limited before it is used. With PROJECTED
+// h' goes to the kernel that projects it.
 //
-// Reads the previous h of its sequences and the weights of its unit; writes h', c'
-// and, with SAVE, the activated gates.
-#import activations
+// Reads the previous h of its sequences and the weights of its unit; writes h' and y (or
+// `inner`), c' and, with SAVE, what the backward pass needs of the gates.
 #import step
+#import gates
 
-// 1: the gates are kept for the backward pass.
-const SAVE: u32 = 1u;
+// 1: there are peepholes.
+const PEEPHOLE: u32 = 0u;
+// 1: f = 1 - i.
+const COUPLED: u32 = 0u;
+// 1: c' is limited to +-step.cell_clip.
+const CELL_CLIP: u32 = 0u;
+// 1: h' is projected.
+const PROJECTED: u32 = 0u;
 
-// [T, N, 4, H]
-@group(0) @binding(1) var<storage, read_write> gates: array<f32>;
-// [H, 4, H]: W_hh transposed
-@group(0) @binding(2) var<storage, read> weight_hh_t: array<f32>;
+// [3, H], of i, f and o
+@group(0) @binding(2) var<storage, read> weight_p: array<f32>;
+// [rows, S, H], on entry W_ih x + b_ih in four blocks; with SAVE and peepholes two more blocks
+// take c' and c. Or with STREAM x [streams, I].
+@group(0) @binding(3) var<storage, read_write> gates: array<f32>;
+// [P, 4, H]: W_hh transposed; with STREAM behind W_ih and b_ih transposed
+@group(0) @binding(4) var<storage, read> weight_hh_t: array<f32>;
 // [4, H]
-@group(0) @binding(3) var<storage, read> bias_hh: array<f32>;
-// [T + 1, N, H]
-@group(0) @binding(4) var<storage, read_write> h: array<f32>;
-// [T + 1, N, H], or [2, N, H]: the first and the latest, updated in place
-@group(0) @binding(5) var<storage, read_write> c: array<f32>;
+@group(0) @binding(5) var<storage, read> bias_hh: array<f32>;
+@group(0) @binding(6) var<storage, read_write> h: array<f32>;
+@group(0) @binding(7) var<storage, read_write> c: array<f32>;
+// y; or with PROJECTED `inner` [rows, H]
+@group(0) @binding(8) var<storage, read_write> y: array<f32>;
 
-fn store_forward(n: u32, j: u32, product: vec4f) {
+fn peephole(gate: u32, j: u32, c: f32) -> f32 {
+    if PEEPHOLE != 0u {
+        return weight_p[gate * step.hidden + j] * c;
+    }
+    return 0.0;
+}
+
+fn cell_clipped(c: f32) -> f32 {
+    if CELL_CLIP != 0u {
+        return limit(c, -step.cell_clip.x, step.cell_clip.x);
+    }
+    return c;
+}
+
+fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
+    if n >= row_count() {
+        return;
+    }
     let hidden = step.hidden;
+    let c_old = select(c[c_before(n) + j], 0.0, reset(n));
+    if !live(n) {
+        c[c_after(n) + j] = c_old;
+        if PROJECTED != 0u {
+            y[step.inner_start + n * step.inner_row + j] = 0.0;
+        } else {
+            hold_state(n, j);
+        }
+        return;
+    }
     let at = step.gates_start + n * step.gates_row + j;
+    var input = streamed;
+    if STREAM == 0u {
+        input = vec4f(
+            gates[at],
+            gates[at + hidden],
+            gates[at + 2u * hidden],
+            gates[at + 3u * hidden],
+        );
+    }
     let bias = vec4f(
         bias_hh[j],
         bias_hh[hidden + j],
         bias_hh[2u * hidden + j],
         bias_hh[3u * hidden + j],
     );
-    let input = vec4f(
-        gates[at],
-        gates[at + hidden],
-        gates[at + 2u * hidden],
-        gates[at + 3u * hidden],
-    );
     let pre = input + product + bias;
-    let i = sigmoid(pre.x);
-    let f = sigmoid(pre.y);
-    let g = tanh_safe(pre.z);
-    let o = sigmoid(pre.w);
-    let unit = n * hidden + j;
-    let c_new = f * c[step.c_from + unit] + i * g;
-    c[step.c_to + unit] = c_new;
-    h[step.h_to + unit] = o * tanh_safe(c_new);
+    let pre_i = pre.x + peephole(0u, j, c_old);
+    let pre_f = pre.y + peephole(1u, j, c_old);
+    let i = gate(ACTIVATION_0, p0(), pre_i);
+    var f = 1.0 - i;
+    if COUPLED == 0u {
+        f = gate(ACTIVATION_0, p0(), pre_f);
+    }
+    let g = gate(ACTIVATION_1, p1(), pre.z);
+    let c_new = cell_clipped(f * c_old + i * g);
+    c[c_after(n) + j] = c_new;
+    let pre_o = pre.w + peephole(2u, j, c_new);
+    let o = gate(ACTIVATION_0, p0(), pre_o);
+    let value = o * activate(ACTIVATION_2, p2(), c_new);
+    if PROJECTED != 0u {
+        y[step.inner_start + n * step.inner_row + j] = value;
+    } else {
+        store_state(n, j, value);
+    }
     if SAVE != 0u {
-        gates[at] = i;
-        gates[at + hidden] = f;
-        gates[at + 2u * hidden] = g;
-        gates[at + 3u * hidden] = o;
+        gates[at] = kept(pre_i, i);
+        gates[at + hidden] = kept(pre_f, f);
+        gates[at + 2u * hidden] = kept(pre.z, g);
+        gates[at + 3u * hidden] = kept(pre_o, o);
+        if PEEPHOLE != 0u {
+            gates[at + 4u * hidden] = c_new;
+            gates[at + 5u * hidden] = c_old;
+        }
     }
 }
 
@@ -58,72 +114,138 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     let hidden = step.hidden;
     let j = id.x;
     let n = id.y * ROWS;
-    if j >= hidden {
+    if j >= hidden || n >= row_count() {
         return;
     }
-    let row = step.h_from + four_rows(n) * hidden;
+    var xi = vec4f();
+    var xf = vec4f();
+    var xg = vec4f();
+    var xo = vec4f();
+    if STREAM != 0u {
+        let x = four_inputs(n);
+        for (var k = 0u; k < step.input; k++) {
+            let v = vec4f(gates[x.x + k], gates[x.y + k], gates[x.z + k], gates[x.w + k]);
+            let w = k * 4u * hidden + j;
+            xi += v * weight_hh_t[w];
+            xf += v * weight_hh_t[w + hidden];
+            xg += v * weight_hh_t[w + 2u * hidden];
+            xo += v * weight_hh_t[w + 3u * hidden];
+        }
+        let bias = step.input * 4u * hidden + j;
+        xi += weight_hh_t[bias];
+        xf += weight_hh_t[bias + hidden];
+        xg += weight_hh_t[bias + 2u * hidden];
+        xo += weight_hh_t[bias + 3u * hidden];
+    }
+    let row = four_h(n);
+    let weights = recurrent_start(4u) + j;
     var i = vec4f();
     var f = vec4f();
     var g = vec4f();
     var o = vec4f();
-    for (var k = 0u; k < hidden; k++) {
+    for (var k = 0u; k < step.output; k++) {
         let x = vec4f(h[row.x + k], h[row.y + k], h[row.z + k], h[row.w + k]);
-        let w = k * 4u * hidden + j;
+        let w = weights + k * 4u * hidden;
         i += x * weight_hh_t[w];
         f += x * weight_hh_t[w + hidden];
         g += x * weight_hh_t[w + 2u * hidden];
         o += x * weight_hh_t[w + 3u * hidden];
     }
-    store_forward(n, j, vec4f(i.x, f.x, g.x, o.x));
-    if n + 1u < step.batch {
-        store_forward(n + 1u, j, vec4f(i.y, f.y, g.y, o.y));
-    }
-    if n + 2u < step.batch {
-        store_forward(n + 2u, j, vec4f(i.z, f.z, g.z, o.z));
-    }
-    if n + 3u < step.batch {
-        store_forward(n + 3u, j, vec4f(i.w, f.w, g.w, o.w));
-    }
+    store_forward(n, j, vec4f(xi.x, xf.x, xg.x, xo.x), vec4f(i.x, f.x, g.x, o.x));
+    store_forward(n + 1u, j, vec4f(xi.y, xf.y, xg.y, xo.y), vec4f(i.y, f.y, g.y, o.y));
+    store_forward(n + 2u, j, vec4f(xi.z, xf.z, xg.z, xo.z), vec4f(i.z, f.z, g.z, o.z));
+    store_forward(n + 3u, j, vec4f(xi.w, xf.w, xg.w, xo.w), vec4f(i.w, f.w, g.w, o.w));
 }
 
 // One step of back-propagation through time:
-//   dh = dstate.h + dy[t] + dgates[t + 1] W_hh
-//   do = dh tanh(c') o (1 - o)           dc = dstate.c + dh o (1 - tanh(c')^2)
-//   di = dc g i (1 - i)   df = dc c f (1 - f)   dg = dc i (1 - g^2)
-//   dstate.c = dc f       dstate.h = 0, since all of dh flows through the gates
-// It reads the gates' gradients of step t + 1 of its sequences and writes those of
-// step t for its unit.
+//   dh = dstate.h + dy[t] + dgates[t + 1] W_hh; with PROJECTED dy[t] W_hr, where dy is the
+//        gradient of the projected h'
+//   do = dh b(c') s'                     dc = dstate.c + dh o b'(c') + do p_o, 0 where clipped
+//   di = dc g s'    df = dc c s'    dg = dc i a'    or coupled: di = dc (g - c) s', df = 0
+//   dstate.c = dc f + di p_i + df p_f    dstate.h = 0, since all of dh flows through the gates
+// It reads the gates' gradients of step t + 1 of its sequences and writes those of step t for
+// its unit.
 
-// [T, N, 4, H], activated
-@group(0) @binding(1) var<storage, read> saved_gates: array<f32>;
-// [T + 1, N, H]
-@group(0) @binding(2) var<storage, read> saved_c: array<f32>;
-// [4, H, H]: W_hh as PyTorch has it
-@group(0) @binding(3) var<storage, read> weight_hh: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
-// [T, N, 4, H]
-@group(0) @binding(5) var<storage, read_write> dgates: array<f32>;
-// [2, N, H]: gradients of h and c
-@group(0) @binding(6) var<storage, read_write> dstate: array<f32>;
+// [rows, S, H]
+@group(0) @binding(3) var<storage, read> saved_gates: array<f32>;
+@group(0) @binding(4) var<storage, read> saved_c: array<f32>;
+// [4, H, H]: W_hh as PyTorch has it; with PROJECTED [P, H]: W_hr
+@group(0) @binding(5) var<storage, read> weight_hh: array<f32>;
+// The gradient of y; with PROJECTED [rows, P]: that of the projected h'
+@group(0) @binding(6) var<storage, read> dy: array<f32>;
+// [rows, 4, H]
+@group(0) @binding(7) var<storage, read_write> dgates: array<f32>;
+// [N, P] and [N, H]: gradients of h and c
+@group(0) @binding(8) var<storage, read_write> dstate: array<f32>;
+
+fn peephole_weight(gate: u32, j: u32) -> f32 {
+    if PEEPHOLE != 0u {
+        return weight_p[gate * step.hidden + j];
+    }
+    return 0.0;
+}
 
 fn store_backward(n: u32, j: u32, product: f32) {
+    if n >= step.count {
+        return;
+    }
     let hidden = step.hidden;
-    let unit = n * hidden + j;
+    var dh = product;
+    if PROJECTED == 0u {
+        dh = state_gradient(n, j, product);
+    }
+    let to = step.dgates_start + n * step.dgates_row + j;
+    let c_state = step.dc_start + n * hidden + j;
+    let zeroed = reset(n);
+    if !live(n) {
+        for (var gate = 0u; gate < 4u; gate++) {
+            dgates[to + gate * hidden] = 0.0;
+        }
+        if PROJECTED == 0u {
+            dstate[n * step.output + j] = dh;
+        }
+        dstate[c_state] = select(dstate[c_state], 0.0, zeroed);
+        return;
+    }
     let at = step.gates_start + n * step.gates_row + j;
-    let i = saved_gates[at];
-    let f = saved_gates[at + hidden];
-    let g = saved_gates[at + 2u * hidden];
-    let o = saved_gates[at + 3u * hidden];
-    let c_state = step.batch * hidden + unit;
-    let tanh_c = tanh_safe(saved_c[step.c_to + unit]);
-    let dh = dstate[unit] + dy[step.dy_start + n * step.dy_row + j] + product;
-    let dc = dstate[c_state] + dh * o * (1.0 - tanh_c * tanh_c);
-    dgates[at] = dc * g * i * (1.0 - i);
-    dgates[at + hidden] = dc * saved_c[step.c_from + unit] * f * (1.0 - f);
-    dgates[at + 2u * hidden] = dc * i * (1.0 - g * g);
-    dgates[at + 3u * hidden] = dh * tanh_c * o * (1.0 - o);
-    dstate[unit] = 0.0;
-    dstate[c_state] = dc * f;
+    let kept_i = saved_gates[at];
+    let kept_f = saved_gates[at + hidden];
+    let kept_g = saved_gates[at + 2u * hidden];
+    let kept_o = saved_gates[at + 3u * hidden];
+    let i = gate_value(ACTIVATION_0, p0(), kept_i);
+    let g = gate_value(ACTIVATION_1, p1(), kept_g);
+    let o = gate_value(ACTIVATION_0, p0(), kept_o);
+    var f = 1.0 - i;
+    if COUPLED == 0u {
+        f = gate_value(ACTIVATION_0, p0(), kept_f);
+    }
+    let c_new = saved_c[c_after(n) + j];
+    let c_old = select(saved_c[c_before(n) + j], 0.0, zeroed);
+    let b = activate(ACTIVATION_2, p2(), c_new);
+
+    let d_o = dh * b * gate_slope(ACTIVATION_0, p0(), kept_o, o);
+    var dc = dstate[c_state] + dh * o * slope(ACTIVATION_2, p2(), c_new, b)
+        + d_o * peephole_weight(2u, j);
+    if CELL_CLIP != 0u {
+        dc = select(dc, 0.0, abs(c_new) >= step.cell_clip.x);
+    }
+    var d_i = dc * g;
+    var d_f = 0.0;
+    if COUPLED != 0u {
+        d_i -= dc * c_old;
+    } else {
+        d_f = dc * c_old * gate_slope(ACTIVATION_0, p0(), kept_f, f);
+    }
+    d_i *= gate_slope(ACTIVATION_0, p0(), kept_i, i);
+    dgates[to] = d_i;
+    dgates[to + hidden] = d_f;
+    dgates[to + 2u * hidden] = dc * i * gate_slope(ACTIVATION_1, p1(), kept_g, g);
+    dgates[to + 3u * hidden] = d_o;
+    if PROJECTED == 0u {
+        dstate[n * step.output + j] = 0.0;
+    }
+    let dc_old = dc * f + d_i * peephole_weight(0u, j) + d_f * peephole_weight(1u, j);
+    dstate[c_state] = select(dc_old, 0.0, zeroed);
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -135,21 +257,22 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
         return;
     }
     var dh = vec4f();
-    if step.has_next != 0u {
-        let row = step.next_start + four_rows(n) * step.gates_row;
+    if PROJECTED != 0u {
+        let row = step.outer_start + four_rows(n) * step.outer_row;
+        for (var k = 0u; k < step.output; k++) {
+            let d = vec4f(dy[row.x + k], dy[row.y + k], dy[row.z + k], dy[row.w + k]);
+            dh += d * weight_hh[k * hidden + j];
+        }
+    } else if step.next_count > 0u {
+        let row = four_next(n);
         for (var k = 0u; k < 4u * hidden; k++) {
             let d = vec4f(dgates[row.x + k], dgates[row.y + k], dgates[row.z + k], dgates[row.w + k]);
             dh += d * weight_hh[k * hidden + j];
         }
+        dh = with_next(n, dh);
     }
     store_backward(n, j, dh.x);
-    if n + 1u < step.batch {
-        store_backward(n + 1u, j, dh.y);
-    }
-    if n + 2u < step.batch {
-        store_backward(n + 2u, j, dh.z);
-    }
-    if n + 3u < step.batch {
-        store_backward(n + 3u, j, dh.w);
-    }
+    store_backward(n + 1u, j, dh.y);
+    store_backward(n + 2u, j, dh.z);
+    store_backward(n + 3u, j, dh.w);
 }

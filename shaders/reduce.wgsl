@@ -1,11 +1,14 @@
 // Sums in a fixed order, so that the same input gives the same bits.
-//   columns  output[y, j] = sum of a[row, j] over the y-th group of rows
+//   columns  output[y, j] = sum of a[row, j] over the y-th group of rows; with PRODUCT of
+//            a[row, j] b[row, j]
 //   total    output[to + x] = sum of a[i], or of a[i]^2, over the x-th group of elements
 // Long sums take two dispatches: the groups first, then their sums.
 
 const WORKGROUP: u32 = 64u;
 // 1: total sums squares.
 const SQUARE: u32 = 0u;
+// 1: columns sums products of two matrices.
+const PRODUCT: u32 = 0u;
 
 struct Params {
     // Rows, or elements for total.
@@ -17,13 +20,17 @@ struct Params {
     group: u32,
     // columns: keep this much of the old output.
     beta: f32,
-    // total: where the sums start in the output.
+    // Where the sums start in the output.
     to: u32,
+    // columns: the second factor.
+    b_start: u32,
+    b_row_stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
+@group(0) @binding(3) var<storage, read> b: array<f32>;
 
 // A workgroup owns 64 columns of one group of rows.
 @compute @workgroup_size(WORKGROUP)
@@ -35,9 +42,13 @@ fn columns(@builtin(global_invocation_id) id: vec3u) {
     let last = min((id.y + 1u) * params.group, params.rows);
     var sum = 0.0;
     for (var row = id.y * params.group; row < last; row++) {
-        sum += a[params.start + row * params.row_stride + j];
+        var value = a[params.start + row * params.row_stride + j];
+        if PRODUCT != 0u {
+            value *= b[params.b_start + row * params.b_row_stride + j];
+        }
+        sum += value;
     }
-    let at = id.y * params.cols + j;
+    let at = params.to + id.y * params.cols + j;
     if params.beta != 0.0 {
         sum += params.beta * output[at];
     }

@@ -1,4 +1,4 @@
-// destination[c, r] = source[r, c] for a dense matrix of rows x cols.
+// destination[to + c * rows + r] = source[r, c] for a dense matrix of rows x cols.
 // A workgroup of 16 x 16 stages one tile, so that both reading and writing run
 // along rows; the 17th column keeps the columns of the tile in different banks.
 
@@ -7,6 +7,7 @@ const TILE: u32 = 16u;
 struct Params {
     rows: u32,
     cols: u32,
+    to: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -29,6 +30,6 @@ fn transpose(
     let tr = group.x * TILE + local.y;
     let tc = group.y * TILE + local.x;
     if tr < params.cols && tc < params.rows {
-        destination[tr * params.rows + tc] = tile[local.x * (TILE + 1u) + local.y];
+        destination[params.to + tr * params.rows + tc] = tile[local.x * (TILE + 1u) + local.y];
     }
 }

@@ -1,21 +1,42 @@
-//! A recurrent cell as data: how many gates, what is kept, which kernels.
+//! A recurrent cell as data: how many gates, what is kept, which kernels run in a step.
 //!
-//! One driver, [`crate::plan::sequence`], runs every cell. It finds the buffers of a cell's kernels
-//! by the names of their bindings, so a new cell is two kernels and a [`Cell`].
+//! One driver, [`crate::plan::sequence`], runs every cell, those of this crate ([`ALL`]) and those of
+//! others. It finds the buffers of a cell's kernels by the names of their bindings, so a new cell is
+//! its kernels and a [`Cell`]; `examples/mgu` is one outside the crate. Every kernel takes
+//! [`StepParams`](crate::kernels::step::StepParams) and has `mask` as its first binding.
 //!
-//! Binding names in the forward kernel: `gates` `[T, N, S, H]` (on entry W_ih x + b_ih in the first
-//! G blocks; in training the kernel may leave there what the backward pass needs), `weight_hh_t`
-//! `[H, G, H]`, `bias_hh` `[G, H]`, `h` `[T + 1, N, H]`, `c` `[T + 1, N, H]` (in inference `[2, N, H]`).
+//! What a forward kernel may bind (G gates, S kept values, P units of h; the rows of a step are found
+//! as [`Rows`](crate::kernels::step::Rows) says):
 //!
-//! In the backward kernel: `saved_gates`, `saved_h`, `saved_c` (the same buffers), `weight_hh`
-//! `[G, H, H]`, `dy` `[T, N, H]`, `dgates` `[T, N, S, H]`, `dstate` `[1 or 2, N, H]` (the gradients of
-//! h and c; on entry to step t the part that did not come through the gates of step t + 1).
+//! | name | rows or shape | |
+//! |---|---|---|
+//! | `mask` | | read; which steps lie past a sequence's length, which start from zeros |
+//! | `gates` | `[S, H]` | on entry W_ih x + b_ih in G blocks; in training the kernel leaves there what the backward pass needs. For streams x |
+//! | `weight_hh_t` | `[P, G, H]` | W_hh transposed; for streams behind W_ih and b_ih |
+//! | `bias_hh` | `[G, H]` | zeros in a layer without biases |
+//! | `weight_p` | `[diagonal, H]` | weights that work unit by unit ([`Cell::diagonal`]) |
+//! | `weight_hr_t` | `[H, P]` | the projection transposed |
+//! | `h`, `c` | `[P]`, `[H]` | states before and after the step |
+//! | `inner` | `[H]` | what one kernel of a step hands to the next |
+//! | `y` | `[P]` | the output |
+//!
+//! And a backward kernel:
+//!
+//! | name | rows or shape | |
+//! |---|---|---|
+//! | `saved_gates`, `saved_h`, `saved_c` | as above | what the forward pass left |
+//! | `weight_hh`, `weight_hr`, `weight_p` | `[G, H, P]`, `[P, H]`, as above | as PyTorch has them |
+//! | `dy` | `[P]` | the gradient of y |
+//! | `dgates` | `[gradient slots, H]` | the gradients of the pre-activations; those of the next step are read |
+//! | `outer` | `[P]` | what one kernel of a step back hands to the next |
+//! | `dstate` | `[N, P]`, then `[N, H]` | the gradients of h and c that do not come through the gates of the next step; on exit those of the states before this step |
 
+use crate::activation::Activation;
 use crate::kernel::{Constant, Kernel};
-use crate::kernels::{gru, lstm, rnn};
+use crate::kernels::{gru, gru_before, lstm, project, rnn};
 
 /// A cell. See the [module](self).
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Cell {
     /// The name by which a tool or a file selects it.
     pub name: &'static str,
@@ -23,20 +44,75 @@ pub struct Cell {
     pub gates: usize,
     /// S: the blocks of H values per step and sequence that training keeps; at least G.
     pub slots: usize,
-    /// True if the forward kernel has a constant `SAVE` that turns the keeping on.
-    pub saves: bool,
+    /// The blocks of H gradients per step and sequence.
+    pub gradient_slots: usize,
     /// True if there is a cell state c beside h.
     pub cell_state: bool,
-    /// One step forward.
-    pub forward: &'static Kernel,
-    /// One step of back-propagation.
-    pub backward: &'static Kernel,
-    /// Constants of both kernels.
-    pub constants: &'static [Constant],
+    /// True if h is projected to fewer units than H.
+    pub projected: bool,
+    /// The kernels of a step, in their order.
+    pub forward: &'static [Pass],
+    /// The kernels of a step back, in their order.
+    pub backward: &'static [Pass],
+    /// Its own activations; a layer may choose others in their places. Empty if the kernels do not
+    /// import `gates`.
+    pub activations: &'static [Activation],
+    /// The options that its kernels have.
+    pub options: &'static [CellOption],
     /// Where `dgates` has the gradients of W_ih x + b_ih.
     pub input_gradient: &'static [Blocks],
-    /// Where `dgates` has the gradients of W_hh h + b_hh.
-    pub recurrent_gradient: &'static [Blocks],
+    /// Where it has those of W_hh's products and of b_hh.
+    pub recurrent_gradient: &'static [Recurrent],
+    /// The rows of `weight_p`.
+    pub diagonal: &'static [Diagonal],
+    /// The gate whose bias a layer may start at 1.
+    pub forget_gate: Option<usize>,
+}
+
+/// A kernel of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Which units its invocations are.
+    pub units: Units,
+    /// The constants that are this cell's.
+    pub constants: &'static [Constant],
+    /// True if the shader imports `gates`, so that activations, clipping and the cell's options are
+    /// set as well.
+    pub gates: bool,
+    /// Bindings that stand for a buffer of another name: (binding, buffer).
+    pub renamed: &'static [(&'static str, &'static str)],
+}
+
+/// The units over which a kernel of a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Units {
+    /// H
+    Hidden,
+    /// P
+    Output,
+}
+
+/// An option that a cell may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CellOption {
+    /// Pre-activations are limited (`CLIP`).
+    Clip,
+    /// c is limited (`CELL_CLIP`).
+    CellClip,
+    /// The forget gate is 1 minus the input gate (`COUPLED`).
+    Coupled,
+}
+
+impl CellOption {
+    /// Every option, with the constant that turns it on in a shader that imports `gates` (which
+    /// declares the first of them itself).
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Clip, "CLIP"),
+        (Self::CellClip, "CELL_CLIP"),
+        (Self::Coupled, "COUPLED"),
+    ];
 }
 
 /// Some neighbouring blocks of `dgates` and the gates that they are the gradients of.
@@ -50,10 +126,56 @@ pub struct Blocks {
     pub count: usize,
 }
 
+/// Blocks of gates and what their recurrent weights multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recurrent {
+    /// The gates.
+    pub blocks: Blocks,
+    /// What W_hh multiplies.
+    pub operand: Operand,
+}
+
+/// What recurrent weights multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operand {
+    /// h before the step.
+    State,
+    /// What a kernel of the step left in `inner`.
+    Inner,
+}
+
+/// A row of `weight_p`: its gradient is the sum over all steps of a gate's gradient times a kept value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diagonal {
+    /// The block of `dgates`.
+    pub gradient: usize,
+    /// The block of `gates`.
+    pub kept: usize,
+}
+
 impl Cell {
     /// How many states it carries: h, and c where it has one.
     pub fn states(&self) -> usize {
         1 + usize::from(self.cell_state)
+    }
+
+    /// The blocks through which h has a gradient.
+    pub fn recurrent_blocks(&self) -> impl Iterator<Item = &Blocks> {
+        let of_state = |r: &&Recurrent| r.operand == Operand::State;
+        self.recurrent_gradient
+            .iter()
+            .filter(of_state)
+            .map(|r| &r.blocks)
+    }
+
+    /// True if a kernel of its steps hands something to the next.
+    pub fn hands_on(&self) -> bool {
+        binds(self.forward, "inner")
+    }
+
+    /// True if a kernel of its steps back does.
+    pub fn hands_back(&self) -> bool {
+        binds(self.backward, "outer")
     }
 
     /// The cell with this name.
@@ -62,60 +184,251 @@ impl Cell {
     }
 }
 
+impl Pass {
+    /// A kernel over the H units of a cell, which imports `gates`.
+    pub const fn new(kernel: &'static Kernel) -> Self {
+        Self {
+            kernel,
+            units: Units::Hidden,
+            constants: &[],
+            gates: true,
+            renamed: &[],
+        }
+    }
+
+    /// The buffer that one of its bindings stands for.
+    pub fn buffer(&self, binding: &'static str) -> &'static str {
+        let renamed = self.renamed.iter().find(|(b, _)| *b == binding);
+        renamed.map_or(binding, |(_, buffer)| buffer)
+    }
+}
+
+fn binds(passes: &[Pass], buffer: &str) -> bool {
+    let bound = |p: &Pass| p.kernel.bindings.iter().any(|b| p.buffer(b.name) == buffer);
+    passes.iter().any(bound)
+}
+
 /// Every cell of this crate.
-pub static ALL: &[&Cell] = &[&LSTM, &GRU, &RNN_TANH, &RNN_RELU];
+pub static ALL: &[&Cell] = &[
+    &LSTM,
+    &LSTM_PEEPHOLE,
+    &LSTM_PROJECTED,
+    &LSTM_PEEPHOLE_PROJECTED,
+    &GRU,
+    &GRU_BEFORE,
+    &RNN_TANH,
+    &RNN_RELU,
+];
 
 const fn blocks(slot: usize, gate: usize, count: usize) -> Blocks {
     Blocks { slot, gate, count }
 }
 
-/// Long short-term memory; gates i, f, g, o.
-pub static LSTM: Cell = Cell {
-    name: "lstm",
-    gates: 4,
-    slots: 4,
-    saves: true,
-    cell_state: true,
-    forward: &lstm::FORWARD,
-    backward: &lstm::BACKWARD,
-    constants: &[],
-    input_gradient: &[blocks(0, 0, 4)],
-    recurrent_gradient: &[blocks(0, 0, 4)],
-};
+const fn of_state(blocks: Blocks) -> Recurrent {
+    Recurrent {
+        blocks,
+        operand: Operand::State,
+    }
+}
+
+const LSTM_ACTIVATIONS: &[Activation] = &[Activation::SIGMOID, Activation::TANH, Activation::TANH];
+const ONE_GATE: &[Blocks] = &[blocks(0, 0, 1)];
+const ONE_GATE_OF_STATE: &[Recurrent] = &[of_state(blocks(0, 0, 1))];
+const THREE_GATES: &[Blocks] = &[blocks(0, 0, 3)];
+const FOUR_GATES: &[Blocks] = &[blocks(0, 0, 4)];
+const FOUR_GATES_OF_STATE: &[Recurrent] = &[of_state(blocks(0, 0, 4))];
+/// Gates i and f see c before the step, o sees it after; the kernel keeps both behind the gates.
+const PEEPHOLES: &[Diagonal] = &[
+    Diagonal {
+        gradient: 0,
+        kept: 5,
+    },
+    Diagonal {
+        gradient: 1,
+        kept: 5,
+    },
+    Diagonal {
+        gradient: 3,
+        kept: 4,
+    },
+];
+
+const fn lstm_pass(kernel: &'static Kernel, constants: &'static [Constant]) -> Pass {
+    Pass {
+        constants,
+        ..Pass::new(kernel)
+    }
+}
+
+const fn project_pass(kernel: &'static Kernel) -> Pass {
+    Pass {
+        units: Units::Output,
+        gates: false,
+        ..Pass::new(kernel)
+    }
+}
+
+const PLAIN: &[Constant] = &[("PEEPHOLE", 0), ("PROJECTED", 0)];
+const PEEPHOLE: &[Constant] = &[("PEEPHOLE", 1), ("PROJECTED", 0)];
+const PROJECTED: &[Constant] = &[("PEEPHOLE", 0), ("PROJECTED", 1)];
+const PEEPHOLE_PROJECTED: &[Constant] = &[("PEEPHOLE", 1), ("PROJECTED", 1)];
+
+const fn projected_forward(constants: &'static [Constant]) -> [Pass; 2] {
+    let cell = Pass {
+        renamed: &[("y", "inner")],
+        ..lstm_pass(&lstm::FORWARD, constants)
+    };
+    [cell, project_pass(&project::FORWARD)]
+}
+
+const fn projected_backward(constants: &'static [Constant]) -> [Pass; 2] {
+    let cell = Pass {
+        renamed: &[("weight_hh", "weight_hr"), ("dy", "outer")],
+        ..lstm_pass(&lstm::BACKWARD, constants)
+    };
+    [project_pass(&project::BACKWARD), cell]
+}
+
+const fn lstm_cell(
+    name: &'static str,
+    peephole: bool,
+    projected: bool,
+    forward: &'static [Pass],
+    backward: &'static [Pass],
+) -> Cell {
+    Cell {
+        name,
+        gates: 4,
+        slots: if peephole { 6 } else { 4 },
+        gradient_slots: 4,
+        cell_state: true,
+        projected,
+        forward,
+        backward,
+        activations: LSTM_ACTIVATIONS,
+        options: &[CellOption::Clip, CellOption::CellClip, CellOption::Coupled],
+        input_gradient: FOUR_GATES,
+        recurrent_gradient: FOUR_GATES_OF_STATE,
+        diagonal: if peephole { PEEPHOLES } else { &[] },
+        forget_gate: Some(1),
+    }
+}
+
+/// Long short-term memory; gates i, f, g, o. Its activations are those of the gates, of g and of c.
+pub static LSTM: Cell = lstm_cell(
+    "lstm",
+    false,
+    false,
+    &[lstm_pass(&lstm::FORWARD, PLAIN)],
+    &[lstm_pass(&lstm::BACKWARD, PLAIN)],
+);
+
+/// [`LSTM`] whose gates see c.
+pub static LSTM_PEEPHOLE: Cell = lstm_cell(
+    "lstm_peephole",
+    true,
+    false,
+    &[lstm_pass(&lstm::FORWARD, PEEPHOLE)],
+    &[lstm_pass(&lstm::BACKWARD, PEEPHOLE)],
+);
+
+/// [`LSTM`] whose output is projected.
+pub static LSTM_PROJECTED: Cell = lstm_cell(
+    "lstm_projected",
+    false,
+    true,
+    &projected_forward(PROJECTED),
+    &projected_backward(PROJECTED),
+);
+
+/// [`LSTM`] with peepholes and projection.
+pub static LSTM_PEEPHOLE_PROJECTED: Cell = lstm_cell(
+    "lstm_peephole_projected",
+    true,
+    true,
+    &projected_forward(PEEPHOLE_PROJECTED),
+    &projected_backward(PEEPHOLE_PROJECTED),
+);
+
+const fn gru_cell(
+    name: &'static str,
+    forward: &'static [Pass],
+    backward: &'static [Pass],
+    gradient_slots: usize,
+    recurrent_gradient: &'static [Recurrent],
+) -> Cell {
+    Cell {
+        name,
+        gates: 3,
+        slots: gradient_slots,
+        gradient_slots,
+        cell_state: false,
+        projected: false,
+        forward,
+        backward,
+        activations: &[Activation::SIGMOID, Activation::TANH],
+        options: &[CellOption::Clip],
+        input_gradient: THREE_GATES,
+        recurrent_gradient,
+        diagonal: &[],
+        forget_gate: None,
+    }
+}
 
 /// Gated recurrent unit, reset after the product; gates r, z, n. It keeps r, z, n and q = R_n h + b.
-pub static GRU: Cell = Cell {
-    name: "gru",
-    gates: 3,
-    slots: 4,
-    saves: true,
-    cell_state: false,
-    forward: &gru::FORWARD,
-    backward: &gru::BACKWARD,
-    constants: &[],
-    input_gradient: &[blocks(0, 0, 3)],
-    recurrent_gradient: &[blocks(0, 0, 2), blocks(3, 2, 1)],
-};
+pub static GRU: Cell = gru_cell(
+    "gru",
+    &[Pass::new(&gru::FORWARD)],
+    &[Pass::new(&gru::BACKWARD)],
+    4,
+    &[of_state(blocks(0, 0, 2)), of_state(blocks(3, 2, 1))],
+);
 
-/// Plain recurrent network with tanh.
-pub static RNN_TANH: Cell = rnn_cell("rnn_tanh", &[("RELU", 0)]);
+/// Gated recurrent unit, reset before the product; gates r, z, n.
+pub static GRU_BEFORE: Cell = gru_cell(
+    "gru_before",
+    &[
+        Pass::new(&gru_before::RESET_GATE),
+        Pass::new(&gru_before::UPDATE),
+    ],
+    &[
+        Pass::new(&gru_before::BACK_UPDATE),
+        Pass::new(&gru_before::BACK_RESET),
+    ],
+    3,
+    &[
+        of_state(blocks(0, 0, 2)),
+        Recurrent {
+            blocks: blocks(2, 2, 1),
+            operand: Operand::Inner,
+        },
+    ],
+);
+
+/// Plain recurrent network, with tanh unless a layer says otherwise.
+pub static RNN_TANH: Cell = rnn_cell("rnn_tanh", &[Activation::TANH]);
 
 /// Plain recurrent network with max(x, 0).
-pub static RNN_RELU: Cell = rnn_cell("rnn_relu", &[("RELU", 1)]);
+pub static RNN_RELU: Cell = rnn_cell("rnn_relu", &[Activation::RELU]);
 
-const fn rnn_cell(name: &'static str, constants: &'static [Constant]) -> Cell {
+const RNN_FORWARD: &[Pass] = &[Pass::new(&rnn::FORWARD)];
+const RNN_BACKWARD: &[Pass] = &[Pass::new(&rnn::BACKWARD)];
+
+const fn rnn_cell(name: &'static str, activations: &'static [Activation]) -> Cell {
     Cell {
         name,
         gates: 1,
         slots: 1,
-        saves: false,
+        gradient_slots: 1,
         cell_state: false,
-        forward: &rnn::FORWARD,
-        backward: &rnn::BACKWARD,
-        constants,
+        projected: false,
+        forward: RNN_FORWARD,
+        backward: RNN_BACKWARD,
+        activations,
+        options: &[CellOption::Clip],
         input_gradient: ONE_GATE,
-        recurrent_gradient: ONE_GATE,
+        recurrent_gradient: ONE_GATE_OF_STATE,
+        diagonal: &[],
+        forget_gate: None,
     }
 }
-
-const ONE_GATE: &[Blocks] = &[blocks(0, 0, 1)];

@@ -275,6 +275,7 @@ const SHARED: &[(&str, &str)] = &[
         include_str!("../shaders/shared/activations.wgsl"),
     ),
     ("flat", include_str!("../shaders/shared/flat.wgsl")),
+    ("gates", include_str!("../shaders/shared/gates.wgsl")),
     ("philox", include_str!("../shaders/shared/philox.wgsl")),
     ("step", include_str!("../shaders/shared/step.wgsl")),
 ];
@@ -289,24 +290,8 @@ pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String>
         reason,
     };
     let mut text = String::with_capacity(wgsl.len() * 2);
-    let mut imported = Vec::new();
-    for line in wgsl.lines() {
-        let Some(name) = line.strip_prefix("#import ") else {
-            text.push_str(line);
-            text.push('\n');
-            continue;
-        };
-        let name = name.trim();
-        if imported.contains(&name) {
-            continue;
-        }
-        imported.push(name);
-        let (_, piece) = SHARED
-            .iter()
-            .find(|(n, _)| *n == name)
-            .ok_or_else(|| fail(format!("it imports '{name}', which does not exist")))?;
-        text.push_str(piece);
-    }
+    import(wgsl, &mut text, &mut Vec::new())
+        .map_err(|name| fail(format!("it imports '{name}', which does not exist")))?;
     for (name, value) in constants {
         let head = format!("const {name}: u32 = ");
         let mut places = text.match_indices(&head).map(|(at, _)| at);
@@ -323,6 +308,26 @@ pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String>
         text.replace_range(start..end, &format!("{value}u"));
     }
     Ok(text)
+}
+
+/// Copies a text with its imports, each once; the error is the name of one that does not exist.
+fn import<'a>(wgsl: &'a str, text: &mut String, done: &mut Vec<&'a str>) -> Result<(), &'a str> {
+    for line in wgsl.lines() {
+        let Some(name) = line.strip_prefix("#import ") else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        let name = name.trim();
+        if done.contains(&name) {
+            continue;
+        }
+        done.push(name);
+        let piece = SHARED.iter().find(|(n, _)| *n == name);
+        let (_, piece) = piece.ok_or(name)?;
+        import(piece, text, done)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@
     warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+pub mod activation;
 mod backend;
 pub mod cell;
 pub mod check;
@@ -90,10 +91,13 @@ pub mod rng;
 pub mod tensor;
 pub mod train;
 
+pub use activation::{Activation, Function};
 pub use context::{Context, Dtype};
 pub use error::{Error, Result};
-pub use layer::{Gru, Layer, Lstm, Nonlinearity, Output, Rnn, Sequence, State, Stream};
-pub use plan::sequence::Size;
+pub use layer::{
+    Gru, Layer, Lstm, Nonlinearity, Output, Packing, Reset, Rnn, Sequence, State, Streams,
+};
+pub use plan::sequence::{Call, LayerSpec, Mode, Order, Size};
 pub use program::Program;
 pub use tensor::Tensor;
 

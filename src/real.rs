@@ -49,6 +49,10 @@ pub trait Real:
     fn sqrt(self) -> Self;
     /// eˣ − 1, accurate near 0.
     fn exp_m1(self) -> Self;
+    /// ln(1 + x), accurate near 0.
+    fn ln_1p(self) -> Self;
+    /// |x|
+    fn abs(self) -> Self;
     /// True for NaN.
     fn is_nan(self) -> bool;
 
@@ -102,6 +106,12 @@ macro_rules! real {
             }
             fn exp_m1(self) -> Self {
                 $t::exp_m1(self)
+            }
+            fn ln_1p(self) -> Self {
+                $t::ln_1p(self)
+            }
+            fn abs(self) -> Self {
+                $t::abs(self)
             }
             fn is_nan(self) -> bool {
                 $t::is_nan(self)

@@ -6,7 +6,7 @@ use wgrnn::cell;
 use wgrnn::kernel::Element;
 use wgrnn::kernels::copy::copy;
 use wgrnn::kernels::gemm::Gemm;
-use wgrnn::ndarray::{Array2, Array3};
+use wgrnn::ndarray::Array3;
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::plan::{Builder, Matrix, Role};
 use wgrnn::rng::Rng;
@@ -57,7 +57,7 @@ fn sizes_of_zero() -> Result<()> {
     let size = |steps, batch| Size { steps, batch };
     assert_eq!(value_arg(layer.inference(size(0, 2))), "steps");
     assert_eq!(value_arg(layer.training(size(2, 0))), "batch");
-    assert_eq!(value_arg(layer.stream(0)), "batch");
+    assert_eq!(value_arg(layer.streams(0)), "count");
     for shape in [(0, 2, 3), (2, 0, 3)] {
         let x = Array3::<f32>::zeros(shape);
         assert!(matches!(
@@ -76,14 +76,14 @@ fn shapes() -> Result<()> {
     assert_eq!(shape_arg(layer.forward(x.view(), None)), "x");
     let x = Array3::<f32>::zeros((2, 2, 3));
     let state = |rows, cols, c: bool| State {
-        h: Array2::zeros((rows, cols)),
-        c: c.then(|| Array2::zeros((rows, cols))),
+        h: Array3::zeros((1, rows, cols)),
+        c: c.then(|| Array3::zeros((1, rows, cols))),
     };
     for wrong in [state(3, 4, true), state(2, 5, true)] {
         assert_eq!(shape_arg(layer.forward(x.view(), Some(&wrong))), "h");
     }
     let c = State {
-        c: Some(Array2::zeros((2, 3))),
+        c: Some(Array3::zeros((1, 2, 3))),
         ..state(2, 4, true)
     };
     assert_eq!(shape_arg(layer.forward(x.view(), Some(&c))), "c");
@@ -117,10 +117,9 @@ fn a_cell_without_c() -> Result<()> {
     for tensor in [sequence.c0(), sequence.cn(), sequence.dcn(), sequence.dc0()] {
         assert!(unsupported(tensor).contains('c'));
     }
-    assert!(unsupported(layer.stream(1)?.c()).contains('c'));
     let state = State {
-        h: Array2::zeros((2, 4)),
-        c: Some(Array2::zeros((2, 4))),
+        h: Array3::zeros((1, 2, 4)),
+        c: Some(Array3::zeros((1, 2, 4))),
     };
     assert_eq!(value_arg(sequence.set_initial(Some(&state))), "state");
     Ok(())
@@ -174,27 +173,23 @@ fn no_such_device() {
 /// A NaN at one step of one sequence reaches all that depends on it, and nothing else.
 fn nan_propagates(context: &Context) -> Result<()> {
     for cell in cell::ALL {
-        let spec = LayerSpec {
-            cell,
-            input_size: 3,
-            hidden_size: 5,
-            bias: true,
-        };
+        let spec = LayerSpec::new(cell, 3, 5);
         let Size { steps, batch } = SIZE;
         let sequence = Layer::new(context, spec, 1)?.training(SIZE)?;
         let mut rng = Rng::new(3);
         let mut x = rng.uniforms(steps * batch * 3, -1.0, 1.0);
         x[batch * 3] = f32::NAN; // step 1, sequence 0
         sequence.x().write(&x)?;
-        let dy = rng.uniforms(steps * batch * 5, -1.0, 1.0);
+        let features = spec.features();
+        let dy = rng.uniforms(steps * batch * features, -1.0, 1.0);
         sequence.dy()?.write(&dy)?;
         sequence.forward()?;
         sequence.backward()?;
-        let (y, dx) = (sequence.y()?.read()?, sequence.dx()?.read()?);
+        let (y, dx) = (sequence.y().read()?, sequence.dx()?.read()?);
         for t in 0..steps {
             for n in 0..batch {
                 let (row, name) = (t * batch + n, cell.name);
-                let y = &y[row * 5..(row + 1) * 5];
+                let y = &y[row * features..(row + 1) * features];
                 let dx = &dx[row * 3..(row + 1) * 3];
                 let nan = |values: &[f32]| values.iter().all(|v| v.is_nan());
                 let finite = |values: &[f32]| values.iter().all(|v| v.is_finite());
@@ -326,12 +321,12 @@ mod gpu {
 
     #[test]
     fn too_few_storage_buffers() -> Result<()> {
-        for context in with_limits(|l| l.max_storage_buffers_per_shader_stage = 4) {
-            // GRU's forward kernel binds four buffers, LSTM's five.
+        for context in with_limits(|l| l.max_storage_buffers_per_shader_stage = 6) {
+            // GRU's forward kernel binds six buffers, LSTM's eight.
             Gru::new(3, 4).build(&context)?.inference(SIZE)?;
             let (what, needed, available) = limit(Lstm::new(3, 4).build(&context)?.inference(SIZE));
             assert_eq!(what, "lstm.forward: storage buffers per stage");
-            assert_eq!((needed, available), (5, 4));
+            assert_eq!((needed, available), (8, 6));
         }
         Ok(())
     }
@@ -363,7 +358,7 @@ mod gpu {
                 batch: 4 * 9,
             }));
             // 36 sequences of 16 units are 9 workgroups of the first kernel, which carries the state.
-            assert_eq!(what, "copy.carry: workgroups per dimension");
+            assert_eq!(what, "copy.copy: workgroups per dimension");
             assert_eq!((needed, available), (9, 8));
         }
         Ok(())

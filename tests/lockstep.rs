@@ -14,12 +14,7 @@ use wgrnn::{Context, Layer, Program, Result, Sequence, Size, Tensor};
 /// A training sequence with random input. T · N is above the rows that one reduction sums, so that
 /// scratch buffers share memory.
 fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
-    let spec = LayerSpec {
-        cell,
-        input_size: 4,
-        hidden_size: 9,
-        bias: true,
-    };
+    let spec = LayerSpec::new(cell, 4, 9);
     let size = Size {
         steps: 24,
         batch: 3,
@@ -27,7 +22,7 @@ fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
     let sequence = Layer::new(context, spec, 3)?.training(size)?;
     let mut rng = Rng::new(1);
     // With a gradient of the final state, as otherwise some of the backward pass would work on zeros.
-    for tensor in [sequence.x(), sequence.dy()?, &sequence.dhn()?] {
+    for tensor in [sequence.x(), sequence.dy()?, sequence.dhn()?] {
         tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0))?;
     }
     Ok(sequence)
@@ -38,7 +33,7 @@ fn layers_agree(context: &Context) -> Result<()> {
         let sequence = sequence(context, cell)?;
         let program = sequence.program();
         let outputs = || -> Result<[Vec<f64>; 2]> {
-            Ok([sequence.y()?.read_f64()?, sequence.dx()?.read_f64()?])
+            Ok([sequence.y().read_f64()?, sequence.dx()?.read_f64()?])
         };
         let mut sections = Vec::new();
         for section in ["forward", "backward"] {
@@ -97,12 +92,13 @@ fn altered(kernel: &Kernel, name: &'static str, wgsl: &'static str, twin: Twin) 
 #[cfg(feature = "gpu")]
 #[test]
 fn a_wrong_gate_order_is_named() -> Result<()> {
-    let right = cell::LSTM.forward;
+    let pass = cell::LSTM.forward[0];
+    let right = pass.kernel;
     let wgsl = right
         .wgsl
-        .replace("sigmoid(pre.x)", "sigmoid(pre.PLACE)")
-        .replace("sigmoid(pre.y)", "sigmoid(pre.x)")
-        .replace("sigmoid(pre.PLACE)", "sigmoid(pre.y)");
+        .replace("let pre_i = pre.x", "let pre_i = pre.PLACE")
+        .replace("let pre_f = pre.y", "let pre_f = pre.x")
+        .replace("pre.PLACE", "pre.y");
     assert_ne!(wgsl, right.wgsl);
     let forward = altered(
         right,
@@ -112,15 +108,11 @@ fn a_wrong_gate_order_is_named() -> Result<()> {
     );
     let broken: &'static Cell = Box::leak(Box::new(Cell {
         name: "broken",
-        forward,
-        gates: cell::LSTM.gates,
-        slots: cell::LSTM.slots,
-        saves: cell::LSTM.saves,
-        cell_state: cell::LSTM.cell_state,
-        backward: cell::LSTM.backward,
-        constants: cell::LSTM.constants,
-        input_gradient: cell::LSTM.input_gradient,
-        recurrent_gradient: cell::LSTM.recurrent_gradient,
+        forward: Box::leak(Box::new([cell::Pass {
+            kernel: forward,
+            ..pass
+        }])),
+        ..cell::LSTM
     }));
     for context in common::adapters() {
         let sequence = sequence(&context, broken)?;
@@ -129,14 +121,14 @@ fn a_wrong_gate_order_is_named() -> Result<()> {
         let first = report.first.expect("it is broken");
         println!("{first}");
         assert_eq!(first.kernel, forward.name);
-        // carry, carry, transpose and gemm stand before the first step.
+        // carry, transpose, loads and gemm stand before the first step.
         let index = plan
             .steps()
             .iter()
             .position(|s| std::ptr::eq(s.kernel, forward))
             .unwrap();
         assert_eq!(first.step, index);
-        assert_eq!(first.buffer, "gates");
+        assert_eq!(first.buffer, "gates_l0");
         // The backward pass starts from the same numbers on both sides: it is not to blame.
         assert_eq!(lockstep(sequence.program(), "backward")?.first, None);
     }

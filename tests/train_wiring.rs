@@ -30,12 +30,7 @@ const SPEC: TrainerSpec = TrainerSpec {
 };
 
 fn model(cell: &'static Cell, [input_size, hidden_size]: [usize; 2]) -> Result<LanguageModel> {
-    let layer = LayerSpec {
-        cell,
-        input_size,
-        hidden_size,
-        bias: true,
-    };
+    let layer = LayerSpec::new(cell, input_size, hidden_size);
     let vocabulary = V;
     let spec = ModelSpec { vocabulary, layer };
     let model = LanguageModel::new(&Context::cpu_f64(), spec, 5)?;
@@ -81,7 +76,7 @@ impl Step {
     fn new(model: &LanguageModel, spec: TrainerSpec) -> Result<Self> {
         let trainer = Trainer::new(model, spec)?;
         let mut rng = Rng::new(23);
-        let names = ["h", "c"];
+        let names = ["hn", "cn"];
         let states = names[..model.spec().layer.cell.states()]
             .iter()
             .map(|name| {
@@ -170,7 +165,7 @@ fn a_training_step_follows_the_slope_of_its_loss() -> Result<()> {
         };
         let step = Step::new(&model, spec)?;
         let gradients = step.movement()?;
-        assert_eq!(gradients.len(), 7);
+        assert_eq!(gradients.len(), 3 + model.layer().weights().len());
         let norm = step.trainer.program().named("gradient norm")?.read_f64()?[0];
         for ((name, weight), gradient) in step.weights.iter().zip(&gradients) {
             let slopes = step.differences(weight)?;
@@ -448,11 +443,14 @@ fn dropout_is_applied_at_both_places() -> Result<()> {
                 assert_eq!(read("embedded")?, embedded);
                 continue;
             }
-            let (p, h) = (f64::from(dropout), read("h")?);
+            // The states before each step stand behind those after the last.
+            let (p, h) = (f64::from(dropout), read("h_l0")?);
+            let state = size.batch * WIDE;
+            let h = [&h[2 * state..], &h[..state]].concat();
             masks.push(kept(&read("embedded")?, &embedded, p));
             // The recurrence itself goes on with all of h.
-            assert!(h[size.batch * WIDE..].iter().all(|&v| v != 0.0));
-            masks.push(kept(&read("features")?, &h[size.batch * WIDE..], p));
+            assert!(h.iter().all(|&v| v != 0.0));
+            masks.push(kept(&read("features")?, &h, p));
         }
         // A mask for each place and each clock, the same whenever it is drawn.
         if let [a, b, c, d, e, f] = &masks[..] {

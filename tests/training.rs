@@ -33,12 +33,7 @@ fn corpus() -> Corpus {
 }
 
 fn model(context: &Context, cell: &'static Cell, corpus: &Corpus) -> LanguageModel {
-    let layer = LayerSpec {
-        cell,
-        input_size: 12,
-        hidden_size: 24,
-        bias: true,
-    };
+    let layer = LayerSpec::new(cell, 12, 24);
     let spec = ModelSpec {
         vocabulary: corpus.vocabulary.len(),
         layer,

@@ -1,35 +1,210 @@
-// What the step kernels of all cells have in common: their parameters, and the four
-// sequences that one invocation serves so that a weight is loaded once for all four.
-// Where fewer are left, the last one is computed again and not stored.
+// What the step kernels of all cells have in common: their parameters, where the rows of a
+// sequence stand, masks, streams, and how a step hands on its state.
 //
-// A workgroup owns 64 hidden units of four sequences; an invocation owns one unit
-// with all its gates. Nothing is shared within the workgroup.
+// A workgroup owns 64 units of four sequences; an invocation owns one unit with all its
+// gates, for all four, so that a weight is loaded once. Where fewer sequences are left, the
+// last one is computed again and not stored. Nothing is shared within the workgroup.
+//
+// A shader that imports this declares `h` and `y` (forward) and `dstate` and `dy` (backward);
+// see store_state and state_gradient.
 
 const WORKGROUP: u32 = 64u;
 const ROWS: u32 = 4u;
 
+// 1: the forward step keeps what the backward step needs.
+const SAVE: u32 = 1u;
+// 1: the mask says which steps lie past a sequence's length, and which start from zeros.
+const MASKED: u32 = 0u;
+// 1: the rows are streams, which `mask` lists, and `gates` holds their inputs.
+const STREAM: u32 = 0u;
+
+// Starts and distances count elements.
 struct Step {
-    batch: u32,
+    // alpha and beta of the cell's activations, then its bounds; behind each number what double
+    // precision has beyond it.
+    activation_0: vec4f,
+    activation_1: vec4f,
+    activation_2: vec4f,
+    clip: vec2f,
+    cell_clip: vec2f,
+    // Sequences that have this step; they are the first ones of the batch.
+    count: u32,
     hidden: u32,
-    // Where step t starts in `gates` and `dgates`, and from one sequence to the next.
+    // Units of h: the projection's, or hidden.
+    output: u32,
+    // How many of the sequences go on to another step in the same buffers.
+    next_count: u32,
+    // This step's row of the first sequence, and from one sequence to the next.
     gates_start: u32,
     gates_row: u32,
-    // Where step t + 1 starts in `dgates`, if there is one.
-    next_start: u32,
-    has_next: u32,
-    // The states before and after step t.
+    dgates_start: u32,
+    dgates_row: u32,
+    // The next step's rows in `dgates`.
+    dgates_next: u32,
+    // The states before the step, after it where the sequence goes on, and after it where
+    // it does not (dense).
     h_from: u32,
-    h_to: u32,
+    h_next: u32,
+    h_row: u32,
+    h_state: u32,
     c_from: u32,
-    c_to: u32,
-    // Where step t starts in `dy`, and from one sequence to the next.
-    dy_start: u32,
-    dy_row: u32,
+    c_next: u32,
+    c_row: u32,
+    c_state: u32,
+    // The output, or its gradient.
+    y_start: u32,
+    y_row: u32,
+    // The mask of this step and of the next.
+    mask_start: u32,
+    mask_next: u32,
+    mask_row: u32,
+    // What passes from one kernel of a step to another: rows of hidden units, and rows of
+    // output units.
+    inner_start: u32,
+    inner_row: u32,
+    outer_start: u32,
+    outer_row: u32,
+    // Where the gradients of c start in `dstate`.
+    dc_start: u32,
+    // Streams: how many there are, and the size of an input.
+    streams: u32,
+    input: u32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;
+// A mask's row: 1 the step lies past the sequence's length, 2 the state is zeroed before the
+// step. Or with STREAM: how many streams, then for each 2 * its number + which of the two
+// halves of `h` has its state.
+@group(0) @binding(1) var<storage, read> mask: array<u32>;
+
+fn row_count() -> u32 {
+    if STREAM != 0u {
+        return min(mask[0], step.count);
+    }
+    return step.count;
+}
 
 // The four sequences from `first` on.
 fn four_rows(first: u32) -> vec4u {
-    return min(vec4u(first, first + 1u, first + 2u, first + 3u), vec4u(step.batch - 1u));
+    return min(vec4u(first, first + 1u, first + 2u, first + 3u), vec4u(row_count() - 1u));
+}
+
+// False where the step lies past the sequence's length.
+fn live(n: u32) -> bool {
+    if MASKED != 0u {
+        return (mask[step.mask_start + n * step.mask_row] & 1u) == 0u;
+    }
+    return true;
+}
+
+// True where the state is zeroed before this step.
+fn reset(n: u32) -> bool {
+    if MASKED != 0u {
+        return (mask[step.mask_start + n * step.mask_row] & 2u) != 0u;
+    }
+    return false;
+}
+
+// True where the state is zeroed before the next step.
+fn reset_next(n: u32) -> bool {
+    if MASKED != 0u {
+        if n < step.next_count {
+            return (mask[step.mask_next + n * step.mask_row] & 2u) != 0u;
+        }
+    }
+    return false;
+}
+
+// Where a sequence's h before the step stands. Resets were done when it was written.
+fn h_before(n: u32) -> u32 {
+    if STREAM != 0u {
+        let stream = mask[n + 1u];
+        return ((stream & 1u) * step.streams + (stream >> 1u)) * step.output;
+    }
+    return step.h_from + n * step.h_row;
+}
+
+// Where h after the step goes.
+fn h_after(n: u32) -> u32 {
+    if STREAM != 0u {
+        let stream = mask[n + 1u];
+        return ((1u - (stream & 1u)) * step.streams + (stream >> 1u)) * step.output;
+    }
+    if n < step.next_count {
+        return step.h_next + n * step.h_row;
+    }
+    return step.h_state + n * step.output;
+}
+
+// Where c before the step stands; a reset is still to be done.
+fn c_before(n: u32) -> u32 {
+    if STREAM != 0u {
+        return (mask[n + 1u] >> 1u) * step.hidden;
+    }
+    return step.c_from + n * step.c_row;
+}
+
+fn c_after(n: u32) -> u32 {
+    if STREAM != 0u {
+        return (mask[n + 1u] >> 1u) * step.hidden;
+    }
+    if n < step.next_count {
+        return step.c_next + n * step.c_row;
+    }
+    return step.c_state + n * step.hidden;
+}
+
+// Four sequences' h before the step.
+fn four_h(first: u32) -> vec4u {
+    let n = four_rows(first);
+    return vec4u(h_before(n.x), h_before(n.y), h_before(n.z), h_before(n.w));
+}
+
+// Streams: four inputs.
+fn four_inputs(first: u32) -> vec4u {
+    return four_rows(first) * step.input;
+}
+
+// The first of the recurrent weights: behind those of the inputs and their biases for streams.
+fn recurrent_start(gates: u32) -> u32 {
+    if STREAM != 0u {
+        return (step.input + 1u) * gates * step.hidden;
+    }
+    return 0u;
+}
+
+// Hands on h of a unit to the next step and to the output.
+fn store_state(n: u32, unit: u32, value: f32) {
+    h[h_after(n) + unit] = select(value, 0.0, reset_next(n));
+    y[step.y_start + n * step.y_row + unit] = select(0.0, value, live(n));
+}
+
+// Past its length a sequence keeps its state and puts out zeros.
+fn hold_state(n: u32, unit: u32) {
+    store_state(n, unit, h[h_before(n) + unit]);
+}
+
+// The gradient of h after this step: what comes through the gates of the next step
+// (`product`), past them, and from the output.
+fn state_gradient(n: u32, unit: u32, product: f32) -> f32 {
+    var dh = dstate[n * step.output + unit] + product;
+    if reset_next(n) {
+        dh = 0.0;
+    }
+    if live(n) {
+        dh += dy[step.y_start + n * step.y_row + unit];
+    }
+    return dh;
+}
+
+// Four sequences' gates in the next step.
+fn four_next(first: u32) -> vec4u {
+    let n = vec4u(first, first + 1u, first + 2u, first + 3u);
+    return step.dgates_next + min(n, vec4u(step.next_count - 1u)) * step.dgates_row;
+}
+
+// `product`, and 0 for those of the four sequences that have no next step.
+fn with_next(first: u32, product: vec4f) -> vec4f {
+    let n = vec4u(first, first + 1u, first + 2u, first + 3u);
+    return select(vec4f(), product, n < vec4u(step.next_count));
 }

@@ -4,7 +4,9 @@
 //! K. Cho et al., *Learning phrase representations using RNN encoder–decoder*, 2014, in the form
 //! of PyTorch and cuDNN; gate order r, z, n.
 
-use super::step::{self, StepParams, WORKGROUP, gradient_product, recurrent_product};
+use super::gates::Gates;
+use super::sample;
+use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
 use crate::cell::GRU;
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
@@ -19,16 +21,18 @@ pub static FORWARD: Kernel = Kernel {
     wgsl: WGSL,
     entry: "forward",
     bindings: &[
+        Binding::read("mask").uint(),
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
         Binding::update("h"),
+        Binding::update("y"),
     ],
     params_size: size_of::<StepParams>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
     twin: twin!(forward),
-    sample: |size, rng| step::forward_sample(&GRU, size, rng),
+    sample: |size, rng| sample::forward(&[&GRU], 0, size, rng),
 };
 
 /// `gru.backward`
@@ -37,6 +41,7 @@ pub static BACKWARD: Kernel = Kernel {
     wgsl: WGSL,
     entry: "backward",
     bindings: &[
+        Binding::read("mask").uint(),
         Binding::read("saved_gates"),
         Binding::read("saved_h"),
         Binding::read("weight_hh"),
@@ -48,32 +53,50 @@ pub static BACKWARD: Kernel = Kernel {
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
     twin: twin!(backward),
-    sample: |size, rng| step::backward_sample(&GRU, size, rng),
+    sample: |size, rng| sample::backward(&[&GRU], 0, size, rng),
 };
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: StepParams = args.params()?;
+    let rows = Rows::new(args)?;
+    let act = Gates::new(args, &rows.p)?;
     let save = args.constant("SAVE")? != 0;
-    let (gates, weight_hh_t) = (args.write(0)?, args.read(1)?);
-    let (bias_hh, h) = (args.read(2)?, args.write(3)?);
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let product = recurrent_product(&p, h, weight_hh_t, 3)?;
-    for row in 0..batch {
+    let (gates, weight_hh_t, bias_hh) = (args.write(1)?, args.read(2)?, args.read(3)?);
+    let (h, y) = (args.write(4)?, args.write(5)?);
+    let hidden = rows.p.hidden as usize;
+    let products = Forward {
+        gates,
+        weight_hh_t,
+        operand: h,
+        size: hidden,
+        of_gates: 3,
+        wanted: 0..3,
+    }
+    .products(&rows, |n| rows.h_before(n))?;
+    for row in 0..rows.count() {
+        if !rows.live(row) {
+            rows.hold_state(h, y, row);
+            continue;
+        }
+        let (at, before) = (rows.gates(row), rows.h_before(row));
         for j in 0..hidden {
-            let at = p.gates_start as usize + row * p.gates_row as usize + j;
-            let recurrent = |gate: usize| {
-                let unit = gate * hidden + j;
-                product[row * 3 * hidden + unit] + bias_hh[unit]
-            };
-            let r = (gates[at] + recurrent(0)).sigmoid();
-            let z = (gates[at + hidden] + recurrent(1)).sigmoid();
+            let input = |gate| products.input(row, gate, j, || gates[at + gate * hidden + j]);
+            let recurrent = |gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j];
+            let (pre_r, pre_z) = (input(0) + recurrent(0), input(1) + recurrent(1));
+            let (r, z) = (act.gate(0, pre_r), act.gate(0, pre_z));
             let q = recurrent(2);
-            let n = (gates[at + 2 * hidden] + r * q).tanh();
-            let unit = row * hidden + j;
-            h[p.h_to as usize + unit] = (R::ONE - z) * n + z * h[p.h_from as usize + unit];
+            let pre_n = input(2) + r * q;
+            let n = act.gate(1, pre_n);
+            let value = (R::ONE - z) * n + z * h[before + j];
+            rows.store_state(h, y, row, j, value);
             if save {
-                for (slot, value) in [r, z, n, q].into_iter().enumerate() {
-                    gates[at + slot * hidden] = value;
+                let kept = [
+                    act.kept(pre_r, r),
+                    act.kept(pre_z, z),
+                    act.kept(pre_n, n),
+                    q,
+                ];
+                for (slot, value) in kept.into_iter().enumerate() {
+                    gates[at + slot * hidden + j] = value;
                 }
             }
         }
@@ -82,24 +105,35 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 }
 
 fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: StepParams = args.params()?;
-    let (saved_gates, saved_h, weight_hh) = (args.read(0)?, args.read(1)?, args.read(2)?);
-    let (dy, dgates, dstate) = (args.read(3)?, args.write(4)?, args.write(5)?);
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let product = gradient_product(&p, dgates, weight_hh, GRU.recurrent_gradient)?;
-    let one = R::ONE;
-    for row in 0..batch {
+    let rows = Rows::new(args)?;
+    let act = Gates::new(args, &rows.p)?;
+    let (saved_gates, saved_h, weight_hh) = (args.read(1)?, args.read(2)?, args.read(3)?);
+    let (dy, dgates, dstate) = (args.read(4)?, args.write(5)?, args.write(6)?);
+    let hidden = rows.p.hidden as usize;
+    let product = gradient_product(&rows, dgates, weight_hh, GRU.recurrent_blocks())?;
+    for row in 0..rows.count() {
+        let (at, to) = (rows.gates(row), rows.dgates(row));
+        let (live, before) = (rows.live(row), rows.h_before(row));
         for j in 0..hidden {
             let unit = row * hidden + j;
-            let at = p.gates_start as usize + row * p.gates_row as usize + j;
-            let [r, z, n, q] = [0, 1, 2, 3].map(|slot| saved_gates[at + slot * hidden]);
-            let dy_at = p.dy_start as usize + row * p.dy_row as usize + j;
-            let dh = dstate[unit] + dy[dy_at] + product[unit];
-            let dn = dh * (one - z) * (one - n * n);
-            dgates[at] = dn * q * r * (one - r);
-            dgates[at + hidden] = dh * (saved_h[p.h_from as usize + unit] - n) * z * (one - z);
-            dgates[at + 2 * hidden] = dn;
-            dgates[at + 3 * hidden] = dn * r;
+            let dh = rows.state_gradient(dstate, dy, row, j, product[unit]);
+            if !live {
+                for slot in 0..4 {
+                    dgates[to + slot * hidden + j] = R::ZERO;
+                }
+                dstate[unit] = dh;
+                continue;
+            }
+            let [kept_r, kept_z, kept_n, q] =
+                [0, 1, 2, 3].map(|slot| saved_gates[at + slot * hidden + j]);
+            let (r, z) = (act.value(0, kept_r), act.value(0, kept_z));
+            let n = act.value(1, kept_n);
+            let dn = dh * (R::ONE - z) * act.gate_slope(1, kept_n, n);
+            let dz = dh * (saved_h[before + j] - n) * act.gate_slope(0, kept_z, z);
+            dgates[to + j] = dn * q * act.gate_slope(0, kept_r, r);
+            dgates[to + hidden + j] = dz;
+            dgates[to + 2 * hidden + j] = dn;
+            dgates[to + 3 * hidden + j] = dn * r;
             dstate[unit] = dh * z;
         }
     }

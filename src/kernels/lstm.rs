@@ -1,16 +1,27 @@
 //! `lstm`: one step of an LSTM, forward and back. Equations in `shaders/lstm.wgsl`.
 //!
 //! S. Hochreiter and J. Schmidhuber, *Long short-term memory*, 1997, with the forget gate of
-//! F. Gers et al., 2000; gate order i, f, g, o as in PyTorch.
+//! F. Gers et al., 2000, and the peepholes of F. Gers and J. Schmidhuber, 2000; coupled gates as
+//! in K. Greff et al., *LSTM: a search space odyssey*, 2017. Gate order i, f, g, o as in PyTorch.
 
-use super::step::{self, ROWS, StepParams, WORKGROUP, gradient_product, recurrent_product};
-use crate::cell::LSTM;
+use super::gates::{Gates, join};
+use super::sample;
+use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
+use crate::activation::limit;
+use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
+use crate::kernels::gemm::{Strided, StridedMut, product};
 use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/lstm.wgsl");
+const CELLS: &[&crate::cell::Cell] = &[
+    &LSTM,
+    &LSTM_PEEPHOLE,
+    &LSTM_PROJECTED,
+    &LSTM_PEEPHOLE_PROJECTED,
+];
 
 /// `lstm.forward`
 pub static FORWARD: Kernel = Kernel {
@@ -18,17 +29,20 @@ pub static FORWARD: Kernel = Kernel {
     wgsl: WGSL,
     entry: "forward",
     bindings: &[
+        Binding::read("mask").uint(),
+        Binding::read("weight_p"),
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
         Binding::update("h"),
         Binding::update("c"),
+        Binding::update("y"),
     ],
     params_size: size_of::<StepParams>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
     twin: twin!(forward),
-    sample: |size, rng| step::forward_sample(&LSTM, size, rng),
+    sample: |size, rng| sample::forward(CELLS, 0, size, rng),
 };
 
 /// `lstm.backward`
@@ -37,6 +51,8 @@ pub static BACKWARD: Kernel = Kernel {
     wgsl: WGSL,
     entry: "backward",
     bindings: &[
+        Binding::read("mask").uint(),
+        Binding::read("weight_p"),
         Binding::read("saved_gates"),
         Binding::read("saved_c"),
         Binding::read("weight_hh"),
@@ -48,38 +64,102 @@ pub static BACKWARD: Kernel = Kernel {
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
     twin: twin!(backward),
-    sample: |size, rng| step::backward_sample(&LSTM, size, rng),
+    // The last pass of the step, with a projection or without.
+    sample: |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
 };
 
-const _: () = assert!(ROWS == 4, "the shader names four rows");
+/// The options of a step.
+struct Options<R> {
+    peephole: bool,
+    coupled: bool,
+    projected: bool,
+    cell_clip: Option<R>,
+}
+
+impl<R: Real> Options<R> {
+    fn new(args: &Args<'_, R>, p: &StepParams) -> Result<Self> {
+        let set = |name| Ok(args.constant(name)? != 0);
+        Ok(Self {
+            peephole: set("PEEPHOLE")?,
+            coupled: set("COUPLED")?,
+            projected: set("PROJECTED")?,
+            cell_clip: set("CELL_CLIP")?.then(|| join(p.cell_clip)),
+        })
+    }
+}
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: StepParams = args.params()?;
+    let rows = Rows::new(args)?;
+    let act = Gates::new(args, &rows.p)?;
     let save = args.constant("SAVE")? != 0;
-    let (gates, weight_hh_t, bias_hh) = (args.write(0)?, args.read(1)?, args.read(2)?);
-    let (h, c) = (args.write(3)?, args.write(4)?);
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let product = recurrent_product(&p, h, weight_hh_t, 4)?;
-    for n in 0..batch {
+    let options = Options::new(args, &rows.p)?;
+    let (weight_p, gates, weight_hh_t) = (args.read(1)?, args.write(2)?, args.read(3)?);
+    let (bias_hh, h, c, y) = (
+        args.read(4)?,
+        args.write(5)?,
+        args.write(6)?,
+        args.write(7)?,
+    );
+    let hidden = rows.p.hidden as usize;
+    let products = Forward {
+        gates,
+        weight_hh_t,
+        operand: h,
+        size: rows.p.output as usize,
+        of_gates: 4,
+        wanted: 0..4,
+    }
+    .products(&rows, |n| rows.h_before(n))?;
+    for n in 0..rows.count() {
+        let (at, live, zeroed) = (rows.gates(n), rows.live(n), rows.reset(n));
+        let (c_from, c_to, inner) = (rows.c_before(n), rows.c_after(n), rows.inner(n));
+        if !live && !options.projected {
+            rows.hold_state(h, y, n);
+        }
         for j in 0..hidden {
-            let at = p.gates_start as usize + n * p.gates_row as usize + j;
-            let pre = |gate: usize| {
-                let unit = gate * hidden + j;
-                gates[at + gate * hidden] + product[n * 4 * hidden + unit] + bias_hh[unit]
+            let c_old = if zeroed { R::ZERO } else { c[c_from + j] };
+            if !live {
+                c[c_to + j] = c_old;
+                if options.projected {
+                    y[inner + j] = R::ZERO;
+                }
+                continue;
+            }
+            let peephole = |gate: usize, c: R| match options.peephole {
+                true => weight_p[gate * hidden + j] * c,
+                false => R::ZERO,
             };
-            let (i, f, g, o) = (
-                pre(0).sigmoid(),
-                pre(1).sigmoid(),
-                pre(2).tanh(),
-                pre(3).sigmoid(),
-            );
-            let unit = n * hidden + j;
-            let c_new = f * c[p.c_from as usize + unit] + i * g;
-            c[p.c_to as usize + unit] = c_new;
-            h[p.h_to as usize + unit] = o * c_new.tanh();
+            let [pre_i, pre_f, pre_g, pre_o] = [0, 1, 2, 3].map(|gate| {
+                let unit = gate * hidden + j;
+                let input = products.input(n, gate, j, || gates[at + unit]);
+                input + products.recurrent(n, gate, j) + bias_hh[unit]
+            });
+            let (pre_i, pre_f) = (pre_i + peephole(0, c_old), pre_f + peephole(1, c_old));
+            let i = act.gate(0, pre_i);
+            let f = match options.coupled {
+                true => R::ONE - i,
+                false => act.gate(0, pre_f),
+            };
+            let g = act.gate(1, pre_g);
+            let sum = f * c_old + i * g;
+            let c_new = options.cell_clip.map_or(sum, |b| limit(sum, -b, b));
+            c[c_to + j] = c_new;
+            let pre_o = pre_o + peephole(2, c_new);
+            let o = act.gate(0, pre_o);
+            let value = o * act.activate(2, c_new);
+            if options.projected {
+                y[inner + j] = value;
+            } else {
+                rows.store_state(h, y, n, j, value);
+            }
             if save {
-                for (gate, value) in [i, f, g, o].into_iter().enumerate() {
-                    gates[at + gate * hidden] = value;
+                let kept = [(pre_i, i), (pre_f, f), (pre_g, g), (pre_o, o)];
+                for (gate, (pre, value)) in kept.into_iter().enumerate() {
+                    gates[at + gate * hidden + j] = act.kept(pre, value);
+                }
+                if options.peephole {
+                    gates[at + 4 * hidden + j] = c_new;
+                    gates[at + 5 * hidden + j] = c_old;
                 }
             }
         }
@@ -88,29 +168,89 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 }
 
 fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: StepParams = args.params()?;
-    let (saved_gates, saved_c, weight_hh) = (args.read(0)?, args.read(1)?, args.read(2)?);
-    let (dy, dgates, dstate) = (args.read(3)?, args.write(4)?, args.write(5)?);
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let product = gradient_product(&p, dgates, weight_hh, LSTM.recurrent_gradient)?;
-    let (dh_state, dc_state) = dstate.split_at_mut(batch * hidden);
-    let one = R::ONE;
-    for n in 0..batch {
+    let rows = Rows::new(args)?;
+    let act = Gates::new(args, &rows.p)?;
+    let options = Options::new(args, &rows.p)?;
+    let (weight_p, saved_gates, saved_c) = (args.read(1)?, args.read(2)?, args.read(3)?);
+    let (weight, dy) = (args.read(4)?, args.read(5)?);
+    let (dgates, dstate) = (args.write(6)?, args.write(7)?);
+    let hidden = rows.p.hidden as usize;
+    let product = if options.projected {
+        projected_product(&rows.p, dy, weight)?
+    } else {
+        gradient_product(&rows, dgates, weight, LSTM.recurrent_blocks())?
+    };
+    let (dh_state, dc_state) = dstate.split_at_mut(rows.p.dc_start as usize);
+    for n in 0..rows.count() {
+        let (at, to) = (rows.gates(n), rows.dgates(n));
+        let (live, zeroed) = (rows.live(n), rows.reset(n));
+        let (c_from, c_to) = (rows.c_before(n), rows.c_after(n));
         for j in 0..hidden {
             let unit = n * hidden + j;
-            let at = p.gates_start as usize + n * p.gates_row as usize + j;
-            let [i, f, g, o] = [0, 1, 2, 3].map(|gate| saved_gates[at + gate * hidden]);
-            let tanh_c = saved_c[p.c_to as usize + unit].tanh();
-            let dy_at = p.dy_start as usize + n * p.dy_row as usize + j;
-            let dh = dh_state[unit] + dy[dy_at] + product[unit];
-            let dc = dc_state[unit] + dh * o * (one - tanh_c * tanh_c);
-            dgates[at] = dc * g * i * (one - i);
-            dgates[at + hidden] = dc * saved_c[p.c_from as usize + unit] * f * (one - f);
-            dgates[at + 2 * hidden] = dc * i * (one - g * g);
-            dgates[at + 3 * hidden] = dh * tanh_c * o * (one - o);
-            dh_state[unit] = R::ZERO;
-            dc_state[unit] = dc * f;
+            let dh = match options.projected {
+                true => product[unit],
+                false => rows.state_gradient(dh_state, dy, n, j, product[unit]),
+            };
+            if !options.projected {
+                dh_state[unit] = if live { R::ZERO } else { dh };
+            }
+            if !live {
+                for gate in 0..4 {
+                    dgates[to + gate * hidden + j] = R::ZERO;
+                }
+                if zeroed {
+                    dc_state[unit] = R::ZERO;
+                }
+                continue;
+            }
+            let p = |gate: usize| match options.peephole {
+                true => weight_p[gate * hidden + j],
+                false => R::ZERO,
+            };
+            let kept = [0, 1, 2, 3].map(|gate| saved_gates[at + gate * hidden + j]);
+            let (i, g, o) = (
+                act.value(0, kept[0]),
+                act.value(1, kept[2]),
+                act.value(0, kept[3]),
+            );
+            let f = match options.coupled {
+                true => R::ONE - i,
+                false => act.value(0, kept[1]),
+            };
+            let c_new = saved_c[c_to + j];
+            let c_old = if zeroed { R::ZERO } else { saved_c[c_from + j] };
+            let b = act.activate(2, c_new);
+            let d_o = dh * b * act.gate_slope(0, kept[3], o);
+            let mut dc = dc_state[unit] + dh * o * act.slope(2, c_new, b) + d_o * p(2);
+            if options.cell_clip.is_some_and(|bound| c_new.abs() >= bound) {
+                dc = R::ZERO;
+            }
+            let i_slope = act.gate_slope(0, kept[0], i);
+            let (d_i, d_f) = match options.coupled {
+                true => (dc * (g - c_old) * i_slope, R::ZERO),
+                false => (dc * g * i_slope, dc * c_old * act.gate_slope(0, kept[1], f)),
+            };
+            dgates[to + j] = d_i;
+            dgates[to + hidden + j] = d_f;
+            dgates[to + 2 * hidden + j] = dc * i * act.gate_slope(1, kept[2], g);
+            dgates[to + 3 * hidden + j] = d_o;
+            let dc_old = dc * f + d_i * p(0) + d_f * p(1);
+            dc_state[unit] = if zeroed { R::ZERO } else { dc_old };
         }
     }
     Ok(())
+}
+
+/// The gradient of the projection's input, dy W_hr: `[N, H]`.
+fn projected_product<R: Real>(p: &StepParams, dy: &[R], weight_hr: &[R]) -> Result<Vec<R>> {
+    let (count, hidden, output) = (p.count as usize, p.hidden as usize, p.output as usize);
+    let mut out = vec![R::ZERO; count * hidden];
+    product(
+        Strided::new(dy, [p.outer_start, p.outer_row, 1], [count, output]),
+        Strided::new(weight_hr, [0, p.hidden, 1], [output, hidden]),
+        StridedMut::new(&mut out, [0, p.hidden, 1], [count, hidden]),
+        R::ONE,
+        R::ZERO,
+    )?;
+    Ok(out)
 }

@@ -11,12 +11,18 @@ pub mod copy;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
+pub mod gates;
 pub mod gemm;
 pub mod gru;
+pub mod gru_before;
 pub mod lstm;
+pub mod mask;
+pub mod project;
 pub mod reduce;
 pub mod rnn;
+pub mod sample;
 pub mod sgd;
+pub mod state;
 pub mod step;
 pub mod transpose;
 
@@ -32,12 +38,21 @@ pub static ALL: &[&Kernel] = &[
     &gemm::GEMM,
     &reduce::COLUMNS,
     &reduce::TOTAL,
+    &mask::MAKE,
+    &state::LOAD,
+    &state::UNSET,
     &rnn::FORWARD,
     &rnn::BACKWARD,
     &lstm::FORWARD,
     &lstm::BACKWARD,
     &gru::FORWARD,
     &gru::BACKWARD,
+    &gru_before::RESET_GATE,
+    &gru_before::UPDATE,
+    &gru_before::BACK_UPDATE,
+    &gru_before::BACK_RESET,
+    &project::FORWARD,
+    &project::BACKWARD,
     &embedding::GATHER,
     &embedding::SCATTER,
     &dropout::APPLY,

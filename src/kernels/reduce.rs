@@ -24,7 +24,11 @@ pub static COLUMNS: Kernel = Kernel {
     name: "reduce.columns",
     wgsl: WGSL,
     entry: "columns",
-    bindings: &[Binding::read("a"), Binding::update("output")],
+    bindings: &[
+        Binding::read("a"),
+        Binding::update("output"),
+        Binding::read("b"),
+    ],
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
@@ -33,17 +37,27 @@ pub static COLUMNS: Kernel = Kernel {
         let mut b = Builder::new("columns");
         let stride = cols + extra % 3;
         let a = b.float("a", &[rows, stride], Role::Input);
-        let output = b.float("output", &[cols], Role::Output);
-        let matrix = Matrix {
-            row_stride: stride,
-            ..Matrix::dense(a, rows, cols)
+        let factor = b.float("b", &[rows, cols + 1], Role::Input);
+        let to = extra % 4;
+        let output = b.float("output", &[to + cols + 1], Role::Output);
+        let matrix = |buffer, row_stride| Matrix {
+            row_stride,
+            ..Matrix::dense(buffer, rows, cols)
         };
-        let beta = if extra.is_multiple_of(2) { 0.0 } else { 0.5 };
-        columns_once(&mut b, matrix, output, rows.max(1), beta)?;
-        let mut data = vec![(a, floats(rng, rows * stride))];
-        if beta != 0.0 {
-            data.push((output, floats(rng, cols)));
-        }
+        let args = Columns {
+            a: matrix(a, stride),
+            b: (extra % 3 == 1).then(|| matrix(factor, cols + 1)),
+            output: (output, to),
+            beta: if extra.is_multiple_of(2) { 0.0 } else { 0.5 },
+        };
+        args.push_once(&mut b, rows.max(1))?;
+        let data = [
+            (a, rows * stride),
+            (factor, rows * (cols + 1)),
+            (output, to + cols + 1),
+        ]
+        .map(|(id, len)| (id, floats(rng, len)))
+        .to_vec();
         Ok(Sample {
             plan: b.finish(),
             data,
@@ -92,70 +106,113 @@ struct Params {
     group: u32,
     beta: f32,
     to: u32,
+    b_start: u32,
+    b_row_stride: u32,
 }
 
-/// Adds `output[j] = Σ a[row, j]`, the gradient of a bias.
+/// The arguments of a sum over rows, `output[to + j] = β output[to + j] + Σ a[row, j] b[row, j]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// What is summed; its columns are dense.
+    pub a: Matrix,
+    /// The other factor; 1 without.
+    pub b: Option<Matrix>,
+    /// Where the sums go, and from which element on.
+    pub output: (BufferId, usize),
+    /// The factor of the old output.
+    pub beta: f32,
+}
+
+/// Adds `output[to + j] = Σ a[row, j]`, the gradient of a bias.
 ///
 /// # Errors
-/// If `a` has other than dense columns, or `output` another length.
-pub fn columns(b: &mut Builder, a: Matrix, output: BufferId) -> Result<()> {
-    if a.rows <= GROUP_ROWS {
-        return columns_once(b, a, output, a.rows.max(1), 0.0);
+/// As [`Columns::push`].
+pub fn columns(b: &mut Builder, a: Matrix, output: (BufferId, usize)) -> Result<()> {
+    Columns {
+        a,
+        b: None,
+        output,
+        beta: 0.0,
     }
-    // About the square root of the rows, so that both sums are short.
-    let group = a.rows.isqrt().max(GROUP_ROWS);
-    let groups = a.rows.div_ceil(group);
-    let sums = b.float("column sums", &[groups, a.cols], Role::Scratch);
-    columns_once(b, a, sums, group, 0.0)?;
-    columns_once(b, Matrix::dense(sums, groups, a.cols), output, groups, 0.0)
+    .push(b)
 }
 
-fn columns_once(
-    b: &mut Builder,
-    a: Matrix,
-    output: BufferId,
-    group: usize,
-    beta: f32,
-) -> Result<()> {
-    let name = COLUMNS.name;
-    let groups = a.rows.div_ceil(group).max(1);
-    if a.col_stride != 1 || a.reach() > b.buffer(a.buffer).len() {
-        return Err(Error::shape(
-            name,
-            "a",
-            "dense columns inside its buffer",
-            a,
-        ));
+impl Columns {
+    /// Adds the sum to a plan.
+    ///
+    /// # Errors
+    /// If a matrix has other than dense columns or leaves its buffer, if the two differ in size, or
+    /// the sums do not fit the output.
+    pub fn push(self, b: &mut Builder) -> Result<()> {
+        let rows = self.a.rows;
+        if rows <= GROUP_ROWS {
+            return self.push_once(b, rows.max(1));
+        }
+        // About the square root of the rows, so that both sums are short.
+        let group = rows.isqrt().max(GROUP_ROWS);
+        let groups = rows.div_ceil(group);
+        let cols = self.a.cols;
+        let sums = b.float("column sums", &[groups, cols], Role::Scratch);
+        let first = Self {
+            output: (sums, 0),
+            beta: 0.0,
+            ..self
+        };
+        first.push_once(b, group)?;
+        let second = Self {
+            a: Matrix::dense(sums, groups, cols),
+            b: None,
+            ..self
+        };
+        second.push_once(b, groups)
     }
-    if b.buffer(output).len() != groups * a.cols {
-        return Err(Error::shape(
-            name,
-            "output",
-            [groups, a.cols],
-            &b.buffer(output).shape,
-        ));
+
+    fn push_once(self, b: &mut Builder, group: usize) -> Result<()> {
+        let name = COLUMNS.name;
+        let (rows, cols) = (self.a.rows, self.a.cols);
+        let groups = rows.div_ceil(group).max(1);
+        // Without a second factor the binding is not read; the first stands in.
+        let factor = self.b.unwrap_or(self.a);
+        for (arg, m) in [("a", self.a), ("b", factor)] {
+            let fits = m.col_stride == 1 && m.reach() <= b.buffer(m.buffer).len();
+            if !fits || (m.rows, m.cols) != (rows, cols) {
+                let expected = format!("{rows} x {cols}, dense columns inside its buffer");
+                return Err(Error::shape(name, arg, expected, m));
+            }
+        }
+        let (output, to) = self.output;
+        let end = to.saturating_add(groups * cols);
+        if b.buffer(output).len() < end {
+            let expected = format!("at least {end} elements");
+            let got = format!("{:?}", b.buffer(output).shape);
+            return Err(Error::value(name, "output", expected, got));
+        }
+        let [start, row_stride, _] = self.a.indices(name)?;
+        let [b_start, b_row_stride, _] = factor.indices(name)?;
+        let product = self.b.is_some();
+        b.push(Dispatch {
+            kernel: &COLUMNS,
+            constants: &[("PRODUCT", u32::from(product))],
+            bindings: &[self.a.buffer, output, factor.buffer],
+            params: Params {
+                rows: index(name, rows)?,
+                cols: index(name, cols)?,
+                start,
+                row_stride,
+                group: index(name, group)?,
+                beta: self.beta,
+                to: index(name, to)?,
+                b_start,
+                b_row_stride,
+            },
+            grid: Grid::Groups([cols.div_ceil(WORKGROUP), groups, 1]),
+            cost: Cost {
+                flops: (rows * cols * (1 + usize::from(product))) as u64,
+                bytes: 4 * (rows * cols * (1 + usize::from(product)) + groups * cols) as u64,
+                length: group,
+            },
+        })
     }
-    let [start, row_stride, _] = a.indices(name)?;
-    b.push(Dispatch {
-        kernel: &COLUMNS,
-        constants: &[],
-        bindings: &[a.buffer, output],
-        params: Params {
-            rows: index(name, a.rows)?,
-            cols: index(name, a.cols)?,
-            start,
-            row_stride,
-            group: index(name, group)?,
-            beta,
-            to: 0,
-        },
-        grid: Grid::Groups([a.cols.div_ceil(WORKGROUP), groups, 1]),
-        cost: Cost {
-            flops: (a.rows * a.cols) as u64,
-            bytes: 4 * (a.rows * a.cols + groups * a.cols) as u64,
-            length: group,
-        },
-    })
 }
 
 /// Adds `output[0] = Σ a[i]`, or `Σ a[i]²` with `square`.
@@ -218,6 +275,8 @@ fn total_once(
             group: index(name, group)?,
             beta: 0.0,
             to: index(name, to)?,
+            b_start: 0,
+            b_row_stride: 0,
         },
         grid: Grid::Groups([groups, 1, 1]),
         cost: Cost {
@@ -230,19 +289,30 @@ fn total_once(
 
 fn columns_twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
-    let (a, output) = (args.read(0)?, args.write(1)?);
-    let [rows, cols, start, stride, group] =
-        [p.rows, p.cols, p.start, p.row_stride, p.group].map(|v| v as usize);
+    let product = args.constant("PRODUCT")? != 0;
+    let (a, output, b) = (args.read(0)?, args.write(1)?, args.read(2)?);
+    let [rows, cols, group, to] = [p.rows, p.cols, p.group, p.to].map(|v| v as usize);
+    let row_of = |start: u32, stride: u32, row: usize| {
+        let at = start as usize + row * stride as usize;
+        at..at + cols
+    };
     for y in 0..rows.div_ceil(group).max(1) {
-        let sums = &mut output[y * cols..(y + 1) * cols];
+        let sums = &mut output[to + y * cols..to + (y + 1) * cols];
         let beta = R::from_f32(p.beta);
         for s in sums.iter_mut() {
             *s = if p.beta == 0.0 { R::ZERO } else { beta * *s };
         }
         for row in y * group..((y + 1) * group).min(rows) {
-            let at = start + row * stride;
-            for (s, &v) in sums.iter_mut().zip(&a[at..at + cols]) {
-                *s += v;
+            let values = &a[row_of(p.start, p.row_stride, row)];
+            if product {
+                let factors = &b[row_of(p.b_start, p.b_row_stride, row)];
+                for ((s, &v), &f) in sums.iter_mut().zip(values).zip(factors) {
+                    *s += v * f;
+                }
+            } else {
+                for (s, &v) in sums.iter_mut().zip(values) {
+                    *s += v;
+                }
             }
         }
     }

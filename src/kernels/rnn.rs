@@ -1,12 +1,13 @@
 //! `rnn`: one step of a plain recurrent network, forward and back. Equations in `shaders/rnn.wgsl`.
 //!
-//! J. Elman, *Finding structure in time*, 1990; with tanh or max(x, 0).
+//! J. Elman, *Finding structure in time*, 1990; with tanh, max(x, 0) or another activation.
 
-use super::step::{self, StepParams, WORKGROUP, gradient_product, recurrent_product};
+use super::gates::Gates;
+use super::sample;
+use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
 use crate::cell::{RNN_RELU, RNN_TANH};
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
-use crate::kernels::gemm::Activation;
 use crate::real::Real;
 use crate::twin;
 
@@ -18,19 +19,18 @@ pub static FORWARD: Kernel = Kernel {
     wgsl: WGSL,
     entry: "forward",
     bindings: &[
-        Binding::read("gates"),
+        Binding::read("mask").uint(),
+        Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
         Binding::update("h"),
+        Binding::update("y"),
     ],
     params_size: size_of::<StepParams>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
     twin: twin!(forward),
-    sample: |size, rng| {
-        let cell = [&RNN_TANH, &RNN_RELU][rng.below(2) as usize];
-        step::forward_sample(cell, size, rng)
-    },
+    sample: |size, rng| sample::forward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
 };
 
 /// `rnn.backward`
@@ -39,7 +39,8 @@ pub static BACKWARD: Kernel = Kernel {
     wgsl: WGSL,
     entry: "backward",
     bindings: &[
-        Binding::read("saved_h"),
+        Binding::read("mask").uint(),
+        Binding::read("saved_gates"),
         Binding::read("weight_hh"),
         Binding::read("dy"),
         Binding::update("dgates"),
@@ -49,53 +50,65 @@ pub static BACKWARD: Kernel = Kernel {
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
     twin: twin!(backward),
-    sample: |size, rng| {
-        let cell = [&RNN_TANH, &RNN_RELU][rng.below(2) as usize];
-        step::backward_sample(cell, size, rng)
-    },
+    sample: |size, rng| sample::backward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
 };
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: StepParams = args.params()?;
-    let activation = if args.constant("RELU")? != 0 {
-        Activation::Relu
-    } else {
-        Activation::Tanh
-    };
-    let (gates, weight_hh_t) = (args.read(0)?, args.read(1)?);
-    let (bias_hh, h) = (args.read(2)?, args.write(3)?);
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let product = recurrent_product(&p, h, weight_hh_t, 1)?;
-    for n in 0..batch {
-        let at = p.gates_start as usize + n * p.gates_row as usize;
+    let rows = Rows::new(args)?;
+    let act = Gates::new(args, &rows.p)?;
+    let save = args.constant("SAVE")? != 0;
+    let (gates, weight_hh_t, bias_hh) = (args.write(1)?, args.read(2)?, args.read(3)?);
+    let (h, y) = (args.write(4)?, args.write(5)?);
+    let hidden = rows.p.hidden as usize;
+    let products = Forward {
+        gates,
+        weight_hh_t,
+        operand: h,
+        size: hidden,
+        of_gates: 1,
+        wanted: 0..1,
+    }
+    .products(&rows, |n| rows.h_before(n))?;
+    for n in 0..rows.count() {
+        if !rows.live(n) {
+            rows.hold_state(h, y, n);
+            continue;
+        }
+        let at = rows.gates(n);
         for j in 0..hidden {
-            let pre = gates[at + j] + product[n * hidden + j] + bias_hh[j];
-            h[p.h_to as usize + n * hidden + j] = activation.apply(pre);
+            let input = products.input(n, 0, j, || gates[at + j]);
+            let pre = input + products.recurrent(n, 0, j) + bias_hh[j];
+            let value = act.gate(0, pre);
+            rows.store_state(h, y, n, j, value);
+            if save {
+                gates[at + j] = act.kept(pre, value);
+            }
         }
     }
     Ok(())
 }
 
 fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: StepParams = args.params()?;
-    let relu = args.constant("RELU")? != 0;
-    let (saved_h, weight_hh, dy) = (args.read(0)?, args.read(1)?, args.read(2)?);
-    let (dgates, dstate) = (args.write(3)?, args.write(4)?);
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let product = gradient_product(&p, dgates, weight_hh, RNN_TANH.recurrent_gradient)?;
-    for n in 0..batch {
+    let rows = Rows::new(args)?;
+    let act = Gates::new(args, &rows.p)?;
+    let (saved_gates, weight_hh, dy) = (args.read(1)?, args.read(2)?, args.read(3)?);
+    let (dgates, dstate) = (args.write(4)?, args.write(5)?);
+    let hidden = rows.p.hidden as usize;
+    let product = gradient_product(&rows, dgates, weight_hh, RNN_TANH.recurrent_blocks())?;
+    for n in 0..rows.count() {
+        let (at, to, live) = (rows.gates(n), rows.dgates(n), rows.live(n));
         for j in 0..hidden {
             let unit = n * hidden + j;
-            let value = saved_h[p.h_to as usize + unit];
-            let dy_at = p.dy_start as usize + n * p.dy_row as usize + j;
-            let dh = dstate[unit] + dy[dy_at] + product[unit];
-            let slope = match relu {
-                true if value <= R::ZERO => R::ZERO,
-                true => R::ONE,
-                false => R::ONE - value * value,
-            };
-            dgates[p.gates_start as usize + n * p.gates_row as usize + j] = dh * slope;
-            dstate[unit] = R::ZERO;
+            let dh = rows.state_gradient(dstate, dy, n, j, product[unit]);
+            if live {
+                let kept = saved_gates[at + j];
+                let value = act.value(0, kept);
+                dgates[to + j] = dh * act.gate_slope(0, kept, value);
+                dstate[unit] = R::ZERO;
+            } else {
+                dgates[to + j] = R::ZERO;
+                dstate[unit] = dh;
+            }
         }
     }
     Ok(())

@@ -1,151 +1,381 @@
-//! What the step kernels of all cells share: parameters, the products in their twins, samples.
+//! What the step kernels of all cells share: parameters, where rows stand, and the products in
+//! their twins. `shaders/shared/step.wgsl` is the same for the shaders.
+//!
+//! A kernel of a cell's own needs, on both sides, what this module and [`super::gates`] make public:
+//! [`StepParams`] as its parameters, the mask as its first binding, [`Rows`] to find the places of a
+//! sequence, and the two products.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::gemm::{Strided, StridedMut, product};
-use crate::cell::{Blocks, Cell};
+use crate::cell::Blocks;
 use crate::error::Result;
-use crate::kernel::{Data, Element, Sample};
-use crate::plan::Builder;
-use crate::plan::sequence::{self, Call, LayerSpec, Mode, Size};
+use crate::kernel::Args;
 use crate::real::Real;
-use crate::rng::Rng;
 
 /// Sequences that one invocation serves.
-pub(crate) const ROWS: usize = 4;
+pub const ROWS: usize = 4;
 /// Hidden units, and invocations, of one workgroup.
-pub(crate) const WORKGROUP: usize = 64;
+pub const WORKGROUP: usize = 64;
 
-/// `Step` in `shaders/shared/step.wgsl`; offsets and strides count elements.
+/// `Step` in `shaders/shared/step.wgsl`; starts and distances count elements.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 pub struct StepParams {
-    /// N
-    pub batch: u32,
+    /// α and β of the activations, each with what double precision has beyond it.
+    pub activations: [[f32; 4]; 3],
+    /// The bound of pre-activations, likewise.
+    pub clip: [f32; 2],
+    /// The bound of c, likewise.
+    pub cell_clip: [f32; 2],
+    /// Sequences that have this step; they are the first ones of the batch.
+    pub count: u32,
     /// H
     pub hidden: u32,
-    /// Where step t starts in `gates` and `dgates`.
+    /// P: units of h.
+    pub output: u32,
+    /// How many of the sequences go on to another step in the same buffers.
+    pub next_count: u32,
+    /// This step's row of the first sequence in `gates`.
     pub gates_start: u32,
     /// From one sequence to the next there.
     pub gates_row: u32,
-    /// Where step t + 1 starts in `dgates`.
-    pub next_start: u32,
-    /// 0 in the last step, which has no such gradients.
-    pub has_next: u32,
-    /// The h that the step reads.
-    pub h_from: u32,
-    /// The h that it writes.
-    pub h_to: u32,
-    /// The c that it reads.
-    pub c_from: u32,
-    /// The c that it writes.
-    pub c_to: u32,
-    /// Where step t starts in `dy`.
-    pub dy_start: u32,
+    /// This step's row of the first sequence in `dgates`.
+    pub dgates_start: u32,
     /// From one sequence to the next there.
-    pub dy_row: u32,
+    pub dgates_row: u32,
+    /// The next step's row of the first sequence there.
+    pub dgates_next: u32,
+    /// h before the step.
+    pub h_from: u32,
+    /// h after it where the sequence goes on.
+    pub h_next: u32,
+    /// From one sequence to the next in both.
+    pub h_row: u32,
+    /// h after it where the sequence does not go on; dense.
+    pub h_state: u32,
+    /// As `h_from`.
+    pub c_from: u32,
+    /// As `h_next`.
+    pub c_next: u32,
+    /// As `h_row`.
+    pub c_row: u32,
+    /// As `h_state`.
+    pub c_state: u32,
+    /// This step's row of the first sequence in `y` or `dy`.
+    pub y_start: u32,
+    /// From one sequence to the next there.
+    pub y_row: u32,
+    /// This step's row of the first sequence in `mask`.
+    pub mask_start: u32,
+    /// The next step's.
+    pub mask_next: u32,
+    /// From one sequence to the next there.
+    pub mask_row: u32,
+    /// Rows of H that pass from one kernel of a step to another.
+    pub inner_start: u32,
+    /// From one sequence to the next there.
+    pub inner_row: u32,
+    /// Rows of P that do.
+    pub outer_start: u32,
+    /// From one sequence to the next there.
+    pub outer_row: u32,
+    /// Where the gradients of c start in `dstate`.
+    pub dc_start: u32,
+    /// How many streams there are.
+    pub streams: u32,
+    /// I, for streams.
+    pub input: u32,
+    /// The shader's struct has a size of whole `vec4`s.
+    pub padding: [u32; 3],
 }
 
-/// h W_hhᵀ for all sequences: `[N, width]` with width = G·H.
-pub(crate) fn recurrent_product<R: Real>(
-    p: &StepParams,
-    h: &[R],
-    weight_hh_t: &[R],
-    gates: usize,
-) -> Result<Vec<R>> {
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let width = gates * hidden;
-    let mut out = vec![R::ZERO; batch * width];
-    product(
-        Strided::new(h, [p.h_from, p.hidden, 1], [batch, hidden]),
-        Strided::new(weight_hh_t, [0, width as u32, 1], [hidden, width]),
-        StridedMut::new(&mut out, [0, width as u32, 1], [batch, width]),
-        R::ONE,
-        R::ZERO,
-    )?;
-    Ok(out)
+/// Where the rows of a step's sequences stand, and what its mask says of them.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    /// The step's parameters.
+    pub p: StepParams,
+    mask: &'a [u32],
+    masked: bool,
+    stream: bool,
 }
 
-/// The gradient that reaches h through the gates of step t + 1: dgates W_hh, `[N, H]`.
-pub(crate) fn gradient_product<R: Real>(
-    p: &StepParams,
+impl<'a> Rows<'a> {
+    /// Takes the mask, the first binding of every step kernel.
+    ///
+    /// # Errors
+    /// If parameters, constants or the binding are not those of a step kernel.
+    pub fn new<R: Real>(args: &mut Args<'a, R>) -> Result<Self> {
+        Ok(Self {
+            p: args.params()?,
+            mask: args.read_uint(0)?,
+            masked: args.constant("MASKED")? != 0,
+            stream: args.constant("STREAM")? != 0,
+        })
+    }
+
+    /// True if the rows are streams and `gates` holds their inputs.
+    pub fn stream(&self) -> bool {
+        self.stream
+    }
+
+    /// How many sequences have this step.
+    pub fn count(&self) -> usize {
+        match self.stream {
+            true => (self.mask[0].min(self.p.count)) as usize,
+            false => self.p.count as usize,
+        }
+    }
+
+    fn mask_at(&self, start: u32, n: usize) -> u32 {
+        self.mask[start as usize + n * self.p.mask_row as usize]
+    }
+
+    /// False where the step lies past the sequence's length.
+    pub fn live(&self, n: usize) -> bool {
+        !self.masked || self.mask_at(self.p.mask_start, n) & 1 == 0
+    }
+
+    /// True where the state is zeroed before this step.
+    pub fn reset(&self, n: usize) -> bool {
+        self.masked && self.mask_at(self.p.mask_start, n) & 2 != 0
+    }
+
+    /// True where the state is zeroed before the next step.
+    pub fn reset_next(&self, n: usize) -> bool {
+        let goes_on = n < self.p.next_count as usize;
+        self.masked && goes_on && self.mask_at(self.p.mask_next, n) & 2 != 0
+    }
+
+    fn stream_at(&self, n: usize) -> (usize, usize) {
+        let entry = self.mask[n + 1] as usize;
+        (entry >> 1, entry & 1)
+    }
+
+    /// Where h before the step stands. Resets were done when it was written.
+    pub fn h_before(&self, n: usize) -> usize {
+        let p = &self.p;
+        if self.stream {
+            let (stream, half) = self.stream_at(n);
+            return (half * p.streams as usize + stream) * p.output as usize;
+        }
+        p.h_from as usize + n * p.h_row as usize
+    }
+
+    /// Where h after the step goes.
+    pub fn h_after(&self, n: usize) -> usize {
+        let p = &self.p;
+        if self.stream {
+            let (stream, half) = self.stream_at(n);
+            return ((1 - half) * p.streams as usize + stream) * p.output as usize;
+        }
+        self.after(n, [p.h_next, p.h_row, p.h_state, p.output])
+    }
+
+    /// Where c before the step stands; a reset is still to be done.
+    pub fn c_before(&self, n: usize) -> usize {
+        let p = &self.p;
+        if self.stream {
+            return self.stream_at(n).0 * p.hidden as usize;
+        }
+        p.c_from as usize + n * p.c_row as usize
+    }
+
+    /// Where c after the step goes.
+    pub fn c_after(&self, n: usize) -> usize {
+        let p = &self.p;
+        if self.stream {
+            return self.stream_at(n).0 * p.hidden as usize;
+        }
+        self.after(n, [p.c_next, p.c_row, p.c_state, p.hidden])
+    }
+
+    fn after(&self, n: usize, place: [u32; 4]) -> usize {
+        let [next, row, state, width] = place.map(|v| v as usize);
+        if n < self.p.next_count as usize {
+            next + n * row
+        } else {
+            state + n * width
+        }
+    }
+
+    /// The sequence's row in `gates`.
+    pub fn gates(&self, n: usize) -> usize {
+        self.p.gates_start as usize + n * self.p.gates_row as usize
+    }
+
+    /// The sequence's row in `dgates`.
+    pub fn dgates(&self, n: usize) -> usize {
+        self.p.dgates_start as usize + n * self.p.dgates_row as usize
+    }
+
+    /// The sequence's row in `y` or `dy`.
+    pub fn y(&self, n: usize) -> usize {
+        self.p.y_start as usize + n * self.p.y_row as usize
+    }
+
+    /// The sequence's row of H.
+    pub fn inner(&self, n: usize) -> usize {
+        self.p.inner_start as usize + n * self.p.inner_row as usize
+    }
+
+    /// The sequence's row of P.
+    pub fn outer(&self, n: usize) -> usize {
+        self.p.outer_start as usize + n * self.p.outer_row as usize
+    }
+
+    /// Hands on h of a unit to the next step and to the output.
+    pub fn store_state<R: Real>(&self, h: &mut [R], y: &mut [R], n: usize, unit: usize, value: R) {
+        let zeroed = self.reset_next(n);
+        h[self.h_after(n) + unit] = if zeroed { R::ZERO } else { value };
+        y[self.y(n) + unit] = if self.live(n) { value } else { R::ZERO };
+    }
+
+    /// Past its length a sequence keeps its state and puts out zeros.
+    pub fn hold_state<R: Real>(&self, h: &mut [R], y: &mut [R], n: usize) {
+        for unit in 0..self.p.output as usize {
+            self.store_state(h, y, n, unit, h[self.h_before(n) + unit]);
+        }
+    }
+
+    /// The gradient of h after this step: what comes through the gates of the next step
+    /// (`product`), past them, and from the output.
+    pub fn state_gradient<R: Real>(
+        &self,
+        dstate: &[R],
+        dy: &[R],
+        n: usize,
+        unit: usize,
+        product: R,
+    ) -> R {
+        let dh = if self.reset_next(n) {
+            R::ZERO
+        } else {
+            dstate[n * self.p.output as usize + unit] + product
+        };
+        if self.live(n) {
+            dh + dy[self.y(n) + unit]
+        } else {
+            dh
+        }
+    }
+}
+
+/// What a forward step multiplies: the operand of W_hh (h, or `inner`) and, for streams, x.
+#[derive(Debug)]
+pub struct Forward<'a, R> {
+    /// What the step has bound as `gates`; for streams it holds x.
+    pub gates: &'a [R],
+    /// W_hh transposed.
+    pub weight_hh_t: &'a [R],
+    /// What W_hh multiplies.
+    pub operand: &'a [R],
+    /// The length of a row of it.
+    pub size: usize,
+    /// G
+    pub of_gates: usize,
+    /// The gates whose products are wanted.
+    pub wanted: std::ops::Range<usize>,
+}
+
+/// The contributions to the pre-activations of the wanted gates, `[N, gates, H]` each.
+#[derive(Debug)]
+pub struct Products<R> {
+    recurrent: Vec<R>,
+    input: Option<Vec<R>>,
+    width: usize,
+    hidden: usize,
+}
+
+impl<R: Real> Products<R> {
+    /// W_hh times the operand, of one unit of the wanted gate that comes `nth`.
+    pub fn recurrent(&self, n: usize, nth: usize, unit: usize) -> R {
+        self.recurrent[n * self.width + nth * self.hidden + unit]
+    }
+
+    /// W_ih x + b_ih likewise: `stored` is what `gates` holds, which streams compute here.
+    pub fn input(&self, n: usize, nth: usize, unit: usize, stored: impl Fn() -> R) -> R {
+        match &self.input {
+            None => stored(),
+            Some(input) => input[n * self.width + nth * self.hidden + unit],
+        }
+    }
+}
+
+impl<R: Real> Forward<'_, R> {
+    /// The products of a step; `place` says where the operand's row of a sequence starts.
+    ///
+    /// # Errors
+    /// If a matrix leaves its buffer.
+    pub fn products(&self, rows: &Rows<'_>, place: impl Fn(usize) -> usize) -> Result<Products<R>> {
+        let p = &rows.p;
+        let (count, hidden, input) = (rows.count(), p.hidden as usize, p.input as usize);
+        let (all, width) = (self.of_gates * hidden, self.wanted.len() * hidden);
+        let column = self.wanted.start * hidden;
+        let weights = |row: usize, count: usize| {
+            let start = (row * all + column) as u32;
+            Strided::new(self.weight_hh_t, [start, all as u32, 1], [count, width])
+        };
+        let mut recurrent = vec![R::ZERO; count * width];
+        let sums = StridedMut::new(&mut recurrent, [0, width as u32, 1], [count, width]);
+        let size = self.size;
+        let done = |recurrent, input| Products {
+            recurrent,
+            input,
+            width,
+            hidden,
+        };
+        if !rows.stream {
+            let stride = [place(0), place(1) - place(0), 1].map(|v| v as u32);
+            let operand = Strided::new(self.operand, stride, [count, size]);
+            product(operand, weights(0, size), sums, R::ONE, R::ZERO)?;
+            return Ok(done(recurrent, None));
+        }
+        // The rows of streams are anywhere.
+        let gathered: Vec<R> = (0..count)
+            .flat_map(|n| self.operand[place(n)..place(n) + size].iter().copied())
+            .collect();
+        let operand = Strided::new(&gathered, [0, size as u32, 1], [count, size]);
+        // Behind the weights of the inputs stand their biases.
+        product(operand, weights(input + 1, size), sums, R::ONE, R::ZERO)?;
+        let bias = input * all + column;
+        let mut from_x = self.weight_hh_t[bias..bias + width].repeat(count);
+        let sums = StridedMut::new(&mut from_x, [0, width as u32, 1], [count, width]);
+        let x = Strided::new(self.gates, [0, input as u32, 1], [count, input]);
+        product(x, weights(0, input), sums, R::ONE, R::ONE)?;
+        Ok(done(recurrent, Some(from_x)))
+    }
+}
+
+/// The gradient that reaches h through the gates of the next step: dgates W_hh, `[N, P]`, 0 for
+/// sequences that have no next step.
+///
+/// # Errors
+/// If a matrix leaves its buffer.
+pub fn gradient_product<'b, R: Real>(
+    rows: &Rows<'_>,
     dgates: &[R],
     weight_hh: &[R],
-    blocks: &[Blocks],
+    blocks: impl IntoIterator<Item = &'b Blocks>,
 ) -> Result<Vec<R>> {
-    let (batch, hidden) = (p.batch as usize, p.hidden as usize);
-    let mut out = vec![R::ZERO; batch * hidden];
-    if p.has_next == 0 {
+    let p = &rows.p;
+    let (hidden, output) = (p.hidden as usize, p.output as usize);
+    let count = p.next_count.min(p.count) as usize;
+    let mut out = vec![R::ZERO; p.count as usize * output];
+    if count == 0 {
         return Ok(out);
     }
     for b in blocks {
-        let start = p.next_start + b.slot as u32 * p.hidden;
+        let start = p.dgates_next + b.slot as u32 * p.hidden;
         let width = b.count * hidden;
-        let weight_start = b.gate as u32 * p.hidden * p.hidden;
+        let weight_start = b.gate as u32 * p.hidden * p.output;
         product(
-            Strided::new(dgates, [start, p.gates_row, 1], [batch, width]),
-            Strided::new(weight_hh, [weight_start, p.hidden, 1], [width, hidden]),
-            StridedMut::new(&mut out, [0, p.hidden, 1], [batch, hidden]),
+            Strided::new(dgates, [start, p.dgates_row, 1], [count, width]),
+            Strided::new(weight_hh, [weight_start, p.output, 1], [width, output]),
+            StridedMut::new(&mut out, [0, p.output, 1], [count, output]),
             R::ONE,
             R::ONE,
         )?;
     }
     Ok(out)
-}
-
-/// One forward step, the second of two, in training or inference by turns.
-pub(crate) fn forward_sample(
-    cell: &'static Cell,
-    [batch, hidden, variant]: [usize; 3],
-    rng: &mut Rng,
-) -> Result<Sample> {
-    let mode = [Mode::Training, Mode::Inference][variant % 2];
-    let call = two_steps(cell, batch, hidden, mode);
-    let mut b = Builder::new(cell.name);
-    let weights = sequence::weights(&mut b, &call.layer, "l0");
-    let states = sequence::states(&mut b, &call);
-    sequence::forward_step(&mut b, &call, &weights, &states, 1)?;
-    Ok(filled(b, rng))
-}
-
-/// One backward step of two: the last one, or the one before it.
-pub(crate) fn backward_sample(
-    cell: &'static Cell,
-    [batch, hidden, variant]: [usize; 3],
-    rng: &mut Rng,
-) -> Result<Sample> {
-    let call = two_steps(cell, batch, hidden, Mode::Training);
-    let mut b = Builder::new(cell.name);
-    let weights = sequence::weights(&mut b, &call.layer, "l0");
-    let states = sequence::states(&mut b, &call);
-    let gradients = sequence::gradients(&mut b, &call);
-    let dy = sequence::output_gradient(&mut b, &call);
-    let t = variant % 2;
-    sequence::backward_step(&mut b, &call, &weights, &states, &gradients, dy, t)?;
-    Ok(filled(b, rng))
-}
-
-fn two_steps(cell: &'static Cell, batch: usize, hidden: usize, mode: Mode) -> Call {
-    Call {
-        layer: LayerSpec {
-            cell,
-            input_size: 1,
-            hidden_size: hidden,
-            bias: true,
-        },
-        size: Size { steps: 2, batch },
-        mode,
-    }
-}
-
-/// Random contents for every buffer of floats.
-fn filled(b: Builder, rng: &mut Rng) -> Sample {
-    let plan = b.finish();
-    let mut data = Vec::new();
-    for (id, buffer) in plan.ids() {
-        if buffer.element == Element::Float {
-            data.push((id, Data::Float(rng.uniforms(buffer.len(), -1.0, 1.0))));
-        }
-    }
-    Sample { plan, data }
 }

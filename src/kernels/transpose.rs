@@ -16,19 +16,22 @@ pub static TRANSPOSE: Kernel = Kernel {
     name: "transpose",
     wgsl: include_str!("../../shaders/transpose.wgsl"),
     entry: "transpose",
-    bindings: &[Binding::read("source"), Binding::write("destination")],
+    bindings: &[Binding::read("source"), Binding::update("destination")],
     params_size: size_of::<Params>(),
     workgroup_size: (TILE * TILE) as u32,
     workgroup_memory: (TILE * (TILE + 1) * 4) as u32,
     twin: twin!(twin),
-    sample: |[rows, cols, _], rng| {
+    sample: |[rows, cols, extra], rng| {
         let mut b = Builder::new("transpose");
         let source = b.float("source", &[rows, cols], Role::Input);
-        let destination = b.float("destination", &[cols, rows], Role::Output);
-        transpose(&mut b, source, destination)?;
+        let to = extra % 3;
+        let destination = b.float("destination", &[to + cols * rows], Role::Output);
+        transpose_to(&mut b, source, (destination, to))?;
+        let data = [(source, rows * cols), (destination, to + cols * rows)]
+            .map(|(id, len)| (id, Data::Float(rng.uniforms(len, -1.0, 1.0))));
         Ok(Sample {
             plan: b.finish(),
-            data: vec![(source, Data::Float(rng.uniforms(rows * cols, -1.0, 1.0)))],
+            data: data.to_vec(),
         })
     },
 };
@@ -38,6 +41,7 @@ pub static TRANSPOSE: Kernel = Kernel {
 struct Params {
     rows: u32,
     cols: u32,
+    to: u32,
 }
 
 /// Adds the transposition of a whole buffer `[rows, cols]` into another `[cols, rows]`.
@@ -49,6 +53,40 @@ pub fn transpose(b: &mut Builder, source: BufferId, destination: BufferId) -> Re
     let (&[rows, cols], true) = (from.as_slice(), from.iter().rev().eq(to)) else {
         return Err(Error::shape(TRANSPOSE.name, "destination", from, to));
     };
+    push(b, source, (destination, 0), [rows, cols])
+}
+
+/// Adds the transposition of a buffer `[rows, cols]` to a part of another, dense from an element on.
+///
+/// # Errors
+/// If the source is no matrix, or the part leaves its buffer.
+pub fn transpose_to(
+    b: &mut Builder,
+    source: BufferId,
+    (destination, to): (BufferId, usize),
+) -> Result<()> {
+    let from = &b.buffer(source).shape;
+    let &[rows, cols] = from.as_slice() else {
+        return Err(Error::shape(TRANSPOSE.name, "source", "[rows, cols]", from));
+    };
+    let (end, have) = (to + rows * cols, b.buffer(destination).len());
+    if have < end {
+        return Err(Error::shape(
+            TRANSPOSE.name,
+            "end in destination",
+            have,
+            end,
+        ));
+    }
+    push(b, source, (destination, to), [rows, cols])
+}
+
+fn push(
+    b: &mut Builder,
+    source: BufferId,
+    (destination, to): (BufferId, usize),
+    [rows, cols]: [usize; 2],
+) -> Result<()> {
     b.push(Dispatch {
         kernel: &TRANSPOSE,
         constants: &[],
@@ -56,6 +94,7 @@ pub fn transpose(b: &mut Builder, source: BufferId, destination: BufferId) -> Re
         params: Params {
             rows: index(TRANSPOSE.name, rows)?,
             cols: index(TRANSPOSE.name, cols)?,
+            to: index(TRANSPOSE.name, to)?,
         },
         grid: Grid::Groups([cols.div_ceil(TILE), rows.div_ceil(TILE), 1]),
         cost: Cost {
@@ -70,6 +109,7 @@ fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (source, destination) = (args.read(0)?, args.write(1)?);
     let (rows, cols) = (p.rows as usize, p.cols as usize);
+    let destination = &mut destination[p.to as usize..];
     // Squares small enough for both sides to stay in the cache.
     for r0 in (0..rows).step_by(TILE) {
         for c0 in (0..cols).step_by(TILE) {

@@ -1,31 +1,35 @@
 //! What layer to build: one struct per cell, so that each has just the options that make sense.
 
 use super::Layer;
+use crate::activation::Activation;
 use crate::cell::{self, Cell};
 use crate::context::Context;
 use crate::error::Result;
 use crate::plan::sequence::LayerSpec;
 
-/// A long short-term memory layer, as `torch.nn.LSTM` with one layer.
+/// Long short-term memory, as `torch.nn.LSTM`, with the options of ONNX and cuDNN.
 #[derive(Debug, Clone, Copy)]
 pub struct Lstm {
-    common: Common,
+    spec: LayerSpec,
+    seed: u64,
+    peepholes: bool,
 }
 
-/// A gated recurrent unit layer with the reset gate after the product, as `torch.nn.GRU` with one layer.
+/// Gated recurrent units, as `torch.nn.GRU`, or with the reset gate before the product.
 #[derive(Debug, Clone, Copy)]
 pub struct Gru {
-    common: Common,
+    spec: LayerSpec,
+    seed: u64,
 }
 
-/// A plain recurrent layer, as `torch.nn.RNN` with one layer.
+/// Plain recurrent layers, as `torch.nn.RNN`, or with another activation.
 #[derive(Debug, Clone, Copy)]
 pub struct Rnn {
-    common: Common,
-    nonlinearity: Nonlinearity,
+    spec: LayerSpec,
+    seed: u64,
 }
 
-/// The activation of an [`Rnn`].
+/// The usual activations of an [`Rnn`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Nonlinearity {
     /// tanh
@@ -35,57 +39,75 @@ pub enum Nonlinearity {
     Relu,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Common {
-    input_size: usize,
-    hidden_size: usize,
-    bias: bool,
-    seed: u64,
-}
-
-impl Common {
-    fn new(input_size: usize, hidden_size: usize) -> Self {
-        Self {
-            input_size,
-            hidden_size,
-            bias: true,
-            seed: 0,
-        }
-    }
-
-    fn spec(self, cell: &'static Cell) -> LayerSpec {
-        LayerSpec {
-            cell,
-            input_size: self.input_size,
-            hidden_size: self.hidden_size,
-            bias: self.bias,
-        }
-    }
+/// Where a [`Gru`] applies its reset gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reset {
+    /// To W_hn h + b_hn, as PyTorch and cuDNN do.
+    #[default]
+    After,
+    /// To h, as the original paper and ONNX do.
+    Before,
 }
 
 macro_rules! common_options {
     ($layer:ident) => {
         impl $layer {
+            /// L layers on top of each other; 1 by default.
+            #[must_use]
+            pub fn num_layers(mut self, num_layers: usize) -> Self {
+                self.spec.num_layers = num_layers;
+                self
+            }
+
+            /// With a second direction that runs from the end, or without, as is the default.
+            #[must_use]
+            pub fn bidirectional(mut self, bidirectional: bool) -> Self {
+                self.spec.bidirectional = bidirectional;
+                self
+            }
+
             /// With both biases, as is the default, or without.
             #[must_use]
             pub fn bias(mut self, bias: bool) -> Self {
-                self.common.bias = bias;
+                self.spec.bias = bias;
+                self
+            }
+
+            /// In training, the probability with which what one layer passes to the next is dropped;
+            /// 0 by default.
+            #[must_use]
+            pub fn dropout(mut self, probability: f32) -> Self {
+                self.spec.dropout = probability;
+                self
+            }
+
+            /// The seed of what is dropped; 0 by default.
+            #[must_use]
+            pub fn dropout_seed(mut self, seed: u64) -> Self {
+                self.spec.dropout_seed = seed;
+                self
+            }
+
+            /// Limits every gate's pre-activation to ±`bound`, as ONNX does.
+            #[must_use]
+            pub fn clip(mut self, bound: f64) -> Self {
+                self.spec.clip = Some(bound);
                 self
             }
 
             /// The seed of the initial weights; 0 by default.
             #[must_use]
             pub fn seed(mut self, seed: u64) -> Self {
-                self.common.seed = seed;
+                self.seed = seed;
                 self
             }
 
             /// Allocates the weights on a device and draws them uniform in ±1/√H.
             ///
             /// # Errors
-            /// If a size is 0, or the device cannot hold the weights.
+            /// If a size is 0, options contradict each other, or the device cannot hold the weights.
             pub fn build(self, context: &Context) -> Result<Layer> {
-                Layer::new(context, self.spec(), self.common.seed)
+                Layer::new(context, self.spec(), self.seed)
             }
         }
     };
@@ -98,26 +120,91 @@ common_options!(Rnn);
 impl Lstm {
     /// I inputs and H hidden units, with biases.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        let common = Common::new(input_size, hidden_size);
-        Self { common }
+        Self {
+            spec: LayerSpec::new(&cell::LSTM, input_size, hidden_size),
+            seed: 0,
+            peepholes: false,
+        }
+    }
+
+    /// Projects h to P units, as `proj_size` in PyTorch; 0, the default, for none.
+    #[must_use]
+    pub fn projection(mut self, proj_size: usize) -> Self {
+        self.spec.proj_size = proj_size;
+        self
+    }
+
+    /// Lets the gates see the cell state through weights of their own; off by default.
+    #[must_use]
+    pub fn peepholes(mut self, peepholes: bool) -> Self {
+        self.peepholes = peepholes;
+        self
+    }
+
+    /// Makes the forget gate 1 minus the input gate, ONNX's `input_forget`; off by default. The
+    /// forget gate's own weights then have no effect and no gradient.
+    #[must_use]
+    pub fn coupled(mut self, coupled: bool) -> Self {
+        self.spec.coupled = coupled;
+        self
+    }
+
+    /// Limits the cell state to ±`bound` before it is used, as cuDNN does.
+    #[must_use]
+    pub fn cell_clip(mut self, bound: f64) -> Self {
+        self.spec.cell_clip = Some(bound);
+        self
+    }
+
+    /// The activations of the gates i, f and o, of g, and of the cell state on its way to h; sigmoid,
+    /// tanh and tanh by default.
+    #[must_use]
+    pub fn activations(mut self, gate: Activation, cell: Activation, hidden: Activation) -> Self {
+        self.spec.activations = [gate, cell, hidden];
+        self
     }
 
     /// What the driver of [`crate::plan::sequence`] needs to know.
     pub fn spec(&self) -> LayerSpec {
-        self.common.spec(&cell::LSTM)
+        let cell: &'static Cell = match (self.peepholes, self.spec.proj_size > 0) {
+            (false, false) => &cell::LSTM,
+            (true, false) => &cell::LSTM_PEEPHOLE,
+            (false, true) => &cell::LSTM_PROJECTED,
+            (true, true) => &cell::LSTM_PEEPHOLE_PROJECTED,
+        };
+        LayerSpec { cell, ..self.spec }
     }
 }
 
 impl Gru {
     /// I inputs and H hidden units, with biases.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
-        let common = Common::new(input_size, hidden_size);
-        Self { common }
+        Self {
+            spec: LayerSpec::new(&cell::GRU, input_size, hidden_size),
+            seed: 0,
+        }
+    }
+
+    /// Where the reset gate is applied; after the product by default.
+    #[must_use]
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.spec.cell = match reset {
+            Reset::After => &cell::GRU,
+            Reset::Before => &cell::GRU_BEFORE,
+        };
+        self
+    }
+
+    /// The activations of the gates r and z, and of n; sigmoid and tanh by default.
+    #[must_use]
+    pub fn activations(mut self, gate: Activation, new: Activation) -> Self {
+        self.spec.activations[..2].copy_from_slice(&[gate, new]);
+        self
     }
 
     /// What the driver of [`crate::plan::sequence`] needs to know.
     pub fn spec(&self) -> LayerSpec {
-        self.common.spec(&cell::GRU)
+        self.spec
     }
 }
 
@@ -125,23 +212,30 @@ impl Rnn {
     /// I inputs and H hidden units, with biases and tanh.
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
         Self {
-            common: Common::new(input_size, hidden_size),
-            nonlinearity: Nonlinearity::Tanh,
+            spec: LayerSpec::new(&cell::RNN_TANH, input_size, hidden_size),
+            seed: 0,
         }
     }
 
     /// The activation; tanh by default.
     #[must_use]
     pub fn nonlinearity(mut self, nonlinearity: Nonlinearity) -> Self {
-        self.nonlinearity = nonlinearity;
+        self.spec.cell = match nonlinearity {
+            Nonlinearity::Tanh => &cell::RNN_TANH,
+            Nonlinearity::Relu => &cell::RNN_RELU,
+        };
+        self.activation(self.spec.cell.activations[0])
+    }
+
+    /// Any other activation.
+    #[must_use]
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.spec.activations[0] = activation;
         self
     }
 
     /// What the driver of [`crate::plan::sequence`] needs to know.
     pub fn spec(&self) -> LayerSpec {
-        self.common.spec(match self.nonlinearity {
-            Nonlinearity::Tanh => &cell::RNN_TANH,
-            Nonlinearity::Relu => &cell::RNN_RELU,
-        })
+        self.spec
     }
 }

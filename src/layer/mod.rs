@@ -16,59 +16,51 @@
 //! ```
 
 mod config;
+mod packing;
 mod sequence;
-mod stream;
+mod state;
+mod streams;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ndarray::{Array2, Array3, ArrayView3};
+use ndarray::{Array3, ArrayView3};
 
 use crate::cell::Cell;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::kernel::Element;
-use crate::plan::sequence::{self as driver, LayerSpec, Mode, Size, Weights};
+use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
 use crate::plan::{BufferId, Builder};
 use crate::program::Program;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
-pub use config::{Gru, Lstm, Nonlinearity, Rnn};
+pub use config::{Gru, Lstm, Nonlinearity, Reset, Rnn};
+pub use packing::Packing;
 pub use sequence::Sequence;
-pub use stream::Stream;
+pub use state::State;
+pub use streams::Streams;
 
-/// PyTorch's suffix of the first layer's weights.
-const SUFFIX: &str = "l0";
-
-/// One recurrent layer, one direction, with its weights on a device.
+/// A recurrent layer, or several on top of each other, with their weights on a device.
 ///
 /// The weights are tensors that a host or an optimizer may change at any time; after a change,
 /// [`Layer::prepare`] packs them again for the kernels ([`Sequence`]s for training do so by
-/// themselves in every forward pass).
+/// themselves in every forward pass, [`Streams`] by [`Streams::prepare`]).
 #[derive(Debug)]
 pub struct Layer {
     context: Context,
     spec: LayerSpec,
     weights: Vec<(String, Tensor)>,
-    zero_bias: Tensor,
-    packed: Tensor,
+    /// What the kernels read beside them, packed or zero.
+    packed: Vec<(String, Tensor)>,
     packing: Program,
     latest: Mutex<Option<Arc<Sequence>>>,
-}
-
-/// Recurrent state of a batch: what one call ends with and the next may start from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct State {
-    /// `[N, H]`
-    pub h: Array2<f32>,
-    /// `[N, H]`, for cells that have one.
-    pub c: Option<Array2<f32>>,
 }
 
 /// The result of [`Layer::forward`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
-    /// `[T, N, H]`: h after every step.
+    /// `[T, N, D·P]`: h of the last layer after every step.
     pub y: Array3<f32>,
     /// The state after the last step.
     pub state: State,
@@ -78,30 +70,31 @@ impl Layer {
     /// A layer of any [`Cell`], with PyTorch's initial weights, uniform in ±1/√H.
     ///
     /// # Errors
-    /// If a size is 0, or the device cannot hold the weights.
+    /// If a size is 0, options contradict each other, or the device cannot hold the weights.
     pub fn new(context: &Context, spec: LayerSpec, seed: u64) -> Result<Self> {
-        spec.check(Size { steps: 1, batch: 1 })?;
-        let float = |shape: &[usize]| Tensor::zeros(context, shape, Element::Float);
-        let weights = spec
-            .weight_shapes()
-            .into_iter()
-            .map(|(name, shape)| Ok((format!("{name}_{SUFFIX}"), float(&shape)?)))
-            .collect::<Result<Vec<_>>>()?;
-        let zero_bias = float(&[spec.width()])?;
-        let packed = float(&[spec.hidden_size, spec.width()])?;
-
+        spec.check()?;
         let mut b = Builder::new("prepare");
-        let ids = driver::weights(&mut b, &spec, SUFFIX);
+        let ids = driver::weights(&mut b, &spec);
         b.section("prepare");
         driver::prepare(&mut b, &ids)?;
-        let bound = bind(&spec, &ids, &weights, &zero_bias, &packed);
+        let tensors = |trained: bool| -> Result<Vec<(String, Tensor)>> {
+            let wanted = |(_, id): &&(String, BufferId)| ids.trained.contains(id) == trained;
+            let named = ids.named.iter().filter(wanted);
+            named
+                .map(|(name, id)| {
+                    let zeros = Tensor::zeros(context, &b.buffer(*id).shape, Element::Float)?;
+                    Ok((name.clone(), zeros))
+                })
+                .collect()
+        };
+        let (weights, packed) = (tensors(true)?, tensors(false)?);
+        let bound = bind(&ids, &weights, &packed);
         let packing = Program::new(context, b.finish(), &bound)?;
 
         let layer = Self {
             context: context.clone(),
             spec,
             weights,
-            zero_bias,
             packed,
             packing,
             latest: Mutex::new(None),
@@ -128,6 +121,11 @@ impl Layer {
     /// H
     pub fn hidden_size(&self) -> usize {
         self.spec.hidden_size
+    }
+
+    /// D·P: the size of an output.
+    pub fn output_size(&self) -> usize {
+        self.spec.features()
     }
 
     /// What kind of layer it is, for building larger plans around it.
@@ -198,7 +196,7 @@ impl Layer {
     /// # Errors
     /// If a size is 0 or too large for the device.
     pub fn inference(&self, size: Size) -> Result<Sequence> {
-        Sequence::new(self, size, Mode::Inference)
+        self.sequence(&Call::inference(size))
     }
 
     /// Plans forward and backward calls of one size and allocates their memory.
@@ -206,15 +204,32 @@ impl Layer {
     /// # Errors
     /// If a size is 0 or too large for the device.
     pub fn training(&self, size: Size) -> Result<Sequence> {
-        Sequence::new(self, size, Mode::Training)
+        self.sequence(&Call::training(size))
     }
 
-    /// Plans single steps of `batch` sequences that carry their state from call to call.
+    /// Plans calls of any kind and allocates their memory.
     ///
     /// # Errors
-    /// If `batch` is 0 or too large for the device.
-    pub fn stream(&self, batch: usize) -> Result<Stream> {
-        Stream::new(self, batch)
+    /// If options contradict each other, or something is too large for the device.
+    pub fn sequence(&self, call: &Call) -> Result<Sequence> {
+        Sequence::new(self, call, &[])
+    }
+
+    /// Like [`Self::sequence`], for training that leaves the weights' gradients in tensors that exist
+    /// already, under the names of the weights: those of another sequence, or the host's own.
+    ///
+    /// # Errors
+    /// As [`Self::sequence`]; if a name or a shape is not that of a weight, or a tensor is elsewhere.
+    pub fn sequence_into(&self, call: &Call, gradients: &[(String, Tensor)]) -> Result<Sequence> {
+        Sequence::new(self, call, gradients)
+    }
+
+    /// Plans single steps of `count` independent streams, each with a state of its own.
+    ///
+    /// # Errors
+    /// If `count` is 0 or too large for the device, or the layer has two directions.
+    pub fn streams(&self, count: usize) -> Result<Streams> {
+        Streams::new(self, count)
     }
 
     /// Runs the layer over `x` `[T, N, I]` and waits for the result. The plan and memory of the
@@ -228,12 +243,12 @@ impl Layer {
             let expected = [steps, batch, self.spec.input_size];
             return Err(Error::shape("Layer::forward", "x", expected, x.shape()));
         }
-        let sequence = self.sequence(Size { steps, batch })?;
+        let sequence = self.kept(Size { steps, batch })?;
         sequence.x().write(&x.iter().copied().collect::<Vec<_>>())?;
         sequence.set_initial(initial)?;
         sequence.forward()?;
-        let hidden = self.spec.hidden_size;
-        let y = Array3::from_shape_vec((steps, batch, hidden), sequence.y()?.read()?)
+        let features = self.spec.features();
+        let y = Array3::from_shape_vec((steps, batch, features), sequence.y().read()?)
             .map_err(|e| Error::shape("Layer::forward", "y", x.shape(), e.to_string()))?;
         Ok(Output {
             y,
@@ -242,46 +257,34 @@ impl Layer {
     }
 
     /// The kept sequence if it has this size, else a new one in its place.
-    fn sequence(&self, size: Size) -> Result<Arc<Sequence>> {
+    fn kept(&self, size: Size) -> Result<Arc<Sequence>> {
+        let call = Call::inference(size);
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = latest.as_ref().filter(|s| s.size() == size) {
+        if let Some(kept) = latest.as_ref().filter(|s| *s.call() == call) {
             return Ok(kept.clone());
         }
-        let sequence = Arc::new(self.inference(size)?);
+        let sequence = Arc::new(self.sequence(&call)?);
         *latest = Some(sequence.clone());
         Ok(sequence)
     }
 
     /// The layer's tensors for the buffers that [`driver::weights`] added to a plan.
     pub fn bind(&self, ids: &Weights) -> Vec<(BufferId, Tensor)> {
-        bind(
-            &self.spec,
-            ids,
-            &self.weights,
-            &self.zero_bias,
-            &self.packed,
-        )
+        bind(ids, &self.weights, &self.packed)
     }
 }
 
 fn bind(
-    spec: &LayerSpec,
     ids: &Weights,
     weights: &[(String, Tensor)],
-    zero_bias: &Tensor,
-    packed: &Tensor,
+    packed: &[(String, Tensor)],
 ) -> Vec<(BufferId, Tensor)> {
-    let mut order = vec![ids.weight_ih, ids.weight_hh];
-    if spec.bias {
-        order.extend([ids.bias_ih, ids.bias_hh]);
-    }
-    let mut bound: Vec<_> = order
-        .into_iter()
-        .zip(weights.iter().map(|(_, t)| t.clone()))
-        .collect();
-    bound.push((ids.weight_hh_t, packed.clone()));
-    if !spec.bias {
-        bound.push((ids.bias_hh, zero_bias.clone()));
-    }
-    bound
+    let tensor = |name: &str| {
+        let mut all = weights.iter().chain(packed);
+        all.find(|(n, _)| n == name).map(|(_, t)| t.clone())
+    };
+    let named = ids.named.iter();
+    named
+        .filter_map(|(name, id)| Some((*id, tensor(name)?)))
+        .collect()
 }

@@ -1,98 +1,145 @@
-//! Calls of a layer over whole sequences of one size.
+//! Calls of a layer over whole sequences of one kind.
 
-use ndarray::Array2;
+use ndarray::{ArrayView, Dimension};
 
-use super::{Layer, SUFFIX, State};
+use super::{Layer, State};
 use crate::error::{Error, Result};
+use crate::kernels::clock;
 use crate::plan::sequence::{
-    self as driver, BackwardArgs, Call, LayerSpec, Mode, Size, States, Weights,
+    self as driver, BackwardArgs, Call, Ends, LayerSpec, Mode, Run, States, Weights,
 };
 use crate::plan::{BufferId, Builder, Matrix, Plan, Role};
 use crate::program::Program;
 use crate::tensor::Tensor;
 
-/// A layer's calls over T steps of N sequences: a plan and its memory, made once.
+/// A layer's calls of one kind: a plan and its memory, made once.
 ///
 /// Write [`x`](Self::x) and the initial state, run or record the forward pass, read
-/// [`y`](Self::y) and the final state. With [`Layer::training`], write [`dy`](Self::dy) and the
-/// gradients of the final state, then run or record the backward pass. All tensors live as long as
-/// the sequence and may also be filled or read by the host's own commands.
+/// [`y`](Self::y) and the final state. In training, write [`dy`](Self::dy) and the gradients of the
+/// final state, then run or record the backward pass. All tensors live as long as the sequence and
+/// may also be filled or read by the host's own commands.
+///
+/// Shapes: x `[T, N, I]` and y `[T, N, D·P]`, or `[N, T, …]` where the [`Call`] says batch first, or
+/// `[tokens, …]` for packed sequences; states `[L·D, N, P]` (h) and `[L·D, N, H]` (c). A gradient has
+/// the shape of its value.
 #[derive(Debug)]
 pub struct Sequence {
     program: Program,
-    spec: LayerSpec,
-    size: Size,
+    run: Run,
     x: BufferId,
+    y: BufferId,
     states: States,
+    clock: Option<BufferId>,
     backward: Option<Backward>,
 }
 
 #[derive(Debug)]
 struct Backward {
     dy: BufferId,
-    final_gradient: BufferId,
+    dhn: BufferId,
+    dcn: Option<BufferId>,
     gradients: driver::Backward,
 }
 
 /// A plan and where in it the sequence finds its buffers.
 struct Planned {
     plan: Plan,
+    run: Run,
     x: BufferId,
+    y: BufferId,
     weights: Weights,
     states: States,
+    clock: Option<BufferId>,
     backward: Option<Backward>,
 }
 
-fn plan(spec: &LayerSpec, size: Size, mode: Mode) -> Result<Planned> {
-    spec.check(size)?;
-    let call = Call {
-        layer: *spec,
-        size,
-        mode,
-    };
-    let Size { steps, batch } = size;
-    let mut b = Builder::new(format!(
-        "{} I {} H {} T {steps} N {batch}",
-        spec.cell.name, spec.input_size, spec.hidden_size
-    ));
-    let x = b.float("x", &[steps, batch, spec.input_size], Role::Input);
-    let x_rows = Matrix::dense(x, steps * batch, spec.input_size);
-    let weights = driver::weights(&mut b, spec, SUFFIX);
-    let states = driver::states(&mut b, &call);
+fn plan(spec: &LayerSpec, call: &Call) -> Result<Planned> {
+    let run = Run::new(spec, call)?;
+    let mut b = Builder::new(name(&run));
+    let x = b.float("x", &run.shape(call.input, spec.input_size), Role::Input);
+    let y = b.float("y", &run.shape(call.output, spec.features()), Role::Output);
+    let weights = driver::weights(&mut b, spec);
+    let states = driver::states(&mut b, &run);
     b.section("carry");
-    driver::carry_states(&mut b, &call, &states)?;
+    driver::carry_states(&mut b, &states)?;
     b.section("forward");
-    if mode == Mode::Training {
+    let training = call.mode == Mode::Training;
+    let clock = (training && spec.dropout > 0.0).then(|| b.uint("clock", &[1], Role::State));
+    if let Some(clock) = clock {
+        clock::advance(&mut b, clock)?;
+    }
+    if training {
         driver::prepare(&mut b, &weights)?;
     }
-    driver::forward(&mut b, &call, x_rows, &weights, &states)?;
-    let backward = match mode {
+    let ends = Ends {
+        x: Matrix::dense(x, run.rows(), spec.input_size),
+        y,
+        clock,
+    };
+    driver::forward(&mut b, &run, ends, &weights, &states)?;
+    let backward = match call.mode {
         Mode::Inference => None,
         Mode::Training => {
             b.section("backward");
-            let dy = driver::output_gradient(&mut b, &call);
-            let shape = [spec.cell.states(), batch, spec.hidden_size];
-            let final_gradient = b.float("final gradient", &shape, Role::Input);
+            let like = |b: &mut Builder, name: &str, id: BufferId| {
+                let shape = b.buffer(id).shape.clone();
+                b.float(name, &shape, Role::Input)
+            };
+            let dy = like(&mut b, "dy", y);
+            let dhn = like(&mut b, "dhn", states.hn);
+            let dcn = states.cn.map(|cn| like(&mut b, "dcn", cn));
             let args = BackwardArgs {
-                x: x_rows,
+                ends,
                 dy,
-                final_gradient: Some(final_gradient),
+                dhn: Some(dhn),
+                dcn,
                 dx: true,
             };
+            let gradients = driver::backward(&mut b, &run, &weights, &states, args)?;
             Some(Backward {
-                dy: dy.buffer,
-                final_gradient,
-                gradients: driver::backward(&mut b, &call, &weights, &states, args)?,
+                dy,
+                dhn,
+                dcn,
+                gradients,
             })
         }
     };
     Ok(Planned {
         plan: b.finish(),
+        run,
         x,
+        y,
         weights,
         states,
+        clock,
         backward,
     })
+}
+
+/// The layer and the call in a line.
+fn name(run: &Run) -> String {
+    let (spec, call) = (run.spec(), run.call());
+    let mut name = format!(
+        "{} I {} H {}",
+        spec.cell.name, spec.input_size, spec.hidden_size
+    );
+    let mut add = |used: bool, text: String| {
+        if used {
+            name.push(' ');
+            name.push_str(&text);
+        }
+    };
+    add(spec.cell.projected, format!("P {}", spec.proj_size));
+    add(spec.num_layers > 1, format!("L {}", spec.num_layers));
+    add(spec.bidirectional, "D 2".to_owned());
+    add(true, format!("T {} N {}", run.steps(), run.batch()));
+    let packed = matches!(call.batch, driver::Batch::Packed(_));
+    add(packed, format!("packed {} tokens", run.rows()));
+    if let Some(k) = call.recompute {
+        add(true, format!("recompute {k}"));
+    }
+    add(call.burn_in > 0, format!("burn-in {}", call.burn_in));
+    name
 }
 
 impl Sequence {
@@ -100,28 +147,35 @@ impl Sequence {
     /// Its sections are those of [`Self::program`].
     ///
     /// # Errors
-    /// If a size is 0 or an index into a buffer would not fit 32 bits.
-    pub fn plan(spec: &LayerSpec, size: Size, mode: Mode) -> Result<Plan> {
-        Ok(plan(spec, size, mode)?.plan)
+    /// If the layer or the call contradicts itself, or an index into a buffer would not fit 32 bits.
+    pub fn plan(spec: &LayerSpec, call: &Call) -> Result<Plan> {
+        Ok(plan(spec, call)?.plan)
     }
 
-    pub(super) fn new(layer: &Layer, size: Size, mode: Mode) -> Result<Self> {
+    pub(super) fn new(layer: &Layer, call: &Call, gradients: &[(String, Tensor)]) -> Result<Self> {
         let spec = *layer.spec();
-        let planned = plan(&spec, size, mode)?;
-        let bound = layer.bind(&planned.weights);
-        Ok(Self {
+        let planned = plan(&spec, call)?;
+        let mut bound = layer.bind(&planned.weights);
+        bound.extend(existing(&spec, planned.backward.as_ref(), gradients)?);
+        let sequence = Self {
             program: Program::new(layer.context(), planned.plan, &bound)?,
-            spec,
-            size,
+            run: planned.run,
             x: planned.x,
+            y: planned.y,
             states: planned.states,
+            clock: planned.clock,
             backward: planned.backward,
-        })
+        };
+        if let Some(lengths) = sequence.states.lengths {
+            let all = vec![sequence.run.steps() as u32; sequence.run.batch()];
+            sequence.program.tensor(lengths).write_uint(&all)?;
+        }
+        Ok(sequence)
     }
 
-    /// T and N.
-    pub fn size(&self) -> Size {
-        self.size
+    /// What kind of call it is.
+    pub fn call(&self) -> &Call {
+        self.run.call()
     }
 
     /// The plan and its memory; its sections are `carry`, `forward` and, in training, `backward`.
@@ -129,100 +183,120 @@ impl Sequence {
         &self.program
     }
 
-    /// The input `[T, N, I]`.
+    /// The input.
     pub fn x(&self) -> &Tensor {
         self.program.tensor(self.x)
     }
 
-    /// The initial h `[N, H]`; zeros until written.
-    ///
-    /// # Errors
-    /// None in a sequence that was built.
-    pub fn h0(&self) -> Result<Tensor> {
-        self.state_at(self.states.h, 0)
+    /// The output: h of the last layer after every step, 0 past a sequence's length.
+    pub fn y(&self) -> &Tensor {
+        self.program.tensor(self.y)
     }
 
-    /// The initial c `[N, H]`.
+    /// The initial h; zeros until written.
+    pub fn h0(&self) -> &Tensor {
+        self.program.tensor(self.states.h0)
+    }
+
+    /// The initial c; zeros until written.
     ///
     /// # Errors
     /// If the cell has no c.
-    pub fn c0(&self) -> Result<Tensor> {
-        self.state_at(self.c()?, 0)
+    pub fn c0(&self) -> Result<&Tensor> {
+        self.of_cell(self.states.c0)
     }
 
-    /// The output `[T, N, H]`: h after every step.
-    ///
-    /// # Errors
-    /// None in a sequence that was built.
-    pub fn y(&self) -> Result<Tensor> {
-        self.program
-            .tensor(self.states.h)
-            .rows(1..self.size.steps + 1)
+    /// h after each sequence's last step.
+    pub fn hn(&self) -> &Tensor {
+        self.program.tensor(self.states.hn)
     }
 
-    /// h after the last step, `[N, H]`.
-    ///
-    /// # Errors
-    /// None in a sequence that was built.
-    pub fn hn(&self) -> Result<Tensor> {
-        self.state_at(self.states.h, self.size.steps)
-    }
-
-    /// c after the last step, `[N, H]`.
+    /// c after each sequence's last step.
     ///
     /// # Errors
     /// If the cell has no c.
-    pub fn cn(&self) -> Result<Tensor> {
-        let c = self.c()?;
-        let last = self.program.tensor(c).shape()[0] - 1;
-        self.state_at(c, last)
+    pub fn cn(&self) -> Result<&Tensor> {
+        self.of_cell(self.states.cn)
     }
 
     /// True if the cell has a c beside h.
     pub fn has_cell_state(&self) -> bool {
-        self.states.c.is_some()
+        self.states.c0.is_some()
     }
 
-    fn c(&self) -> Result<BufferId> {
-        self.states.c.ok_or_else(|| Error::Unsupported {
-            op: self.spec.cell.name,
+    fn of_cell(&self, id: Option<BufferId>) -> Result<&Tensor> {
+        let id = id.ok_or_else(|| Error::Unsupported {
+            op: self.run.spec().cell.name,
             needs: "a cell state c".to_owned(),
-        })
+        })?;
+        Ok(self.program.tensor(id))
     }
 
-    fn state_at(&self, id: BufferId, step: usize) -> Result<Tensor> {
-        let shape = [self.size.batch, self.spec.hidden_size];
-        self.program
-            .tensor(id)
-            .rows(step..step + 1)?
-            .reshaped(&shape)
+    /// Sets the number of valid steps of each sequence, from 0 to T, for the runs from here on.
+    ///
+    /// # Errors
+    /// If the call was planned without lengths, there are not N of them, or one is out of range.
+    pub fn set_lengths(&self, lengths: &[i64]) -> Result<()> {
+        const OP: &str = "Sequence::set_lengths";
+        let Some(id) = self.states.lengths else {
+            let needs = "lengths in a call that was planned without (Call::lengths)".to_owned();
+            return Err(Error::Unsupported { op: OP, needs });
+        };
+        let (steps, batch) = (self.run.steps(), self.run.batch());
+        if lengths.len() != batch {
+            return Err(Error::shape(OP, "lengths", [batch], [lengths.len()]));
+        }
+        let mut values = Vec::with_capacity(batch);
+        for (n, &length) in lengths.iter().enumerate() {
+            match u32::try_from(length) {
+                Ok(value) if length <= steps as i64 => values.push(value),
+                _ => {
+                    let arg = format!("lengths[{n}]");
+                    return Err(Error::value(OP, arg, format!("from 0 to {steps}"), length));
+                }
+            }
+        }
+        self.program.tensor(id).write_uint(&values)
+    }
+
+    /// Sets the steps before which the state is zeroed, for the runs from here on: `[T, N]`, or
+    /// `[N, T]` where the input is batch first, or `[tokens]` for packed sequences. A direction that
+    /// runs from the end zeroes it before that step in its own order.
+    ///
+    /// # Errors
+    /// If the call was planned without resets, or the mask has another shape.
+    pub fn set_resets<D: Dimension>(&self, resets: ArrayView<'_, bool, D>) -> Result<()> {
+        const OP: &str = "Sequence::set_resets";
+        let Some(id) = self.states.resets else {
+            let needs = "resets in a call that was planned without (Call::resets)".to_owned();
+            return Err(Error::Unsupported { op: OP, needs });
+        };
+        let tensor = self.program.tensor(id);
+        if resets.shape() != tensor.shape() {
+            return Err(Error::shape(OP, "resets", tensor.shape(), resets.shape()));
+        }
+        tensor.write_uint(&resets.iter().map(|&r| u32::from(r)).collect::<Vec<_>>())
+    }
+
+    /// The counter of dropout masks `[1]`, integer, in training with dropout: every forward pass adds
+    /// 1 to it and drops what [`crate::kernels::dropout`] says for this number; the backward pass
+    /// drops the same. Writing it repeats a mask.
+    pub fn dropout_clock(&self) -> Option<&Tensor> {
+        self.clock.map(|id| self.program.tensor(id))
     }
 
     /// Writes the initial state; zeros without one.
     ///
     /// # Errors
-    /// If its shapes are not `[N, H]`, or it has or lacks c against the cell.
+    /// If its shapes are not those of [`State`], or it has or lacks c against the cell.
     pub fn set_initial(&self, state: Option<&State>) -> Result<()> {
-        let shape = [self.size.batch, self.spec.hidden_size];
-        let zeros = || Array2::zeros(shape);
-        let zero = || State {
-            h: zeros(),
-            c: self.states.c.map(|_| zeros()),
-        };
-        let state = state.map_or_else(zero, State::clone);
-        write(&self.h0()?, "h", &state.h)?;
-        match (&state.c, self.states.c) {
-            (Some(c), Some(_)) => write(&self.c0()?, "c", c),
-            (None, None) => Ok(()),
-            (given, _) => Err(Error::value(
-                "Sequence::set_initial",
-                "state",
-                format!(
-                    "c for an LSTM and none for others ({})",
-                    self.spec.cell.name
-                ),
-                if given.is_some() { "c" } else { "no c" },
-            )),
+        let c0 = self.states.c0.map(|id| self.program.tensor(id));
+        match state {
+            Some(state) => state.write("Sequence::set_initial", self.h0(), c0),
+            None => [Some(self.h0()), c0]
+                .into_iter()
+                .flatten()
+                .try_for_each(|t| t.write(&vec![0.0; t.len()])),
         }
     }
 
@@ -231,14 +305,8 @@ impl Sequence {
     /// # Errors
     /// If the device fails.
     pub fn state(&self) -> Result<State> {
-        let c = match self.states.c {
-            Some(_) => Some(read(&self.cn()?)?),
-            None => None,
-        };
-        Ok(State {
-            h: read(&self.hn()?)?,
-            c,
-        })
+        let cn = self.states.cn.map(|id| self.program.tensor(id));
+        State::read(self.hn(), cn)
     }
 
     fn training(&self) -> Result<&Backward> {
@@ -248,7 +316,7 @@ impl Sequence {
         })
     }
 
-    /// The gradient of y `[T, N, H]`, which the caller writes.
+    /// The gradient of y, which the caller writes.
     ///
     /// # Errors
     /// If the sequence is for inference.
@@ -256,24 +324,23 @@ impl Sequence {
         Ok(self.program.tensor(self.training()?.dy))
     }
 
-    /// The gradient of the final h `[N, H]`, which the caller writes; zeros until then.
+    /// The gradient of the final h, which the caller writes; zeros until then.
     ///
     /// # Errors
     /// If the sequence is for inference.
-    pub fn dhn(&self) -> Result<Tensor> {
-        self.state_at(self.training()?.final_gradient, 0)
+    pub fn dhn(&self) -> Result<&Tensor> {
+        Ok(self.program.tensor(self.training()?.dhn))
     }
 
-    /// The gradient of the final c `[N, H]`, which the caller writes; zeros until then.
+    /// The gradient of the final c, which the caller writes; zeros until then.
     ///
     /// # Errors
     /// If the sequence is for inference, or the cell has no c.
-    pub fn dcn(&self) -> Result<Tensor> {
-        self.c()?;
-        self.state_at(self.training()?.final_gradient, 1)
+    pub fn dcn(&self) -> Result<&Tensor> {
+        self.of_cell(self.training()?.dcn)
     }
 
-    /// The gradient of x `[T, N, I]`.
+    /// The gradient of x; 0 in steps of a burn-in.
     ///
     /// # Errors
     /// If the sequence is for inference.
@@ -283,21 +350,20 @@ impl Sequence {
             .ok_or_else(|| Error::value("Sequence::dx", "x", "planned with its gradient", "none"))
     }
 
-    /// The gradient of the initial h `[N, H]`.
+    /// The gradient of the initial h; 0 with a burn-in.
     ///
     /// # Errors
     /// If the sequence is for inference.
-    pub fn dh0(&self) -> Result<Tensor> {
-        self.state_at(self.training()?.gradients.dstate, 0)
+    pub fn dh0(&self) -> Result<&Tensor> {
+        Ok(self.program.tensor(self.training()?.gradients.dh0))
     }
 
-    /// The gradient of the initial c `[N, H]`.
+    /// The gradient of the initial c; 0 with a burn-in.
     ///
     /// # Errors
     /// If the sequence is for inference, or the cell has no c.
-    pub fn dc0(&self) -> Result<Tensor> {
-        self.c()?;
-        self.state_at(self.training()?.gradients.dstate, 1)
+    pub fn dc0(&self) -> Result<&Tensor> {
+        self.of_cell(self.training()?.gradients.dc0)
     }
 
     /// The gradients of the weights, under the names and in the order of [`Layer::weights`].
@@ -305,14 +371,21 @@ impl Sequence {
     /// # Errors
     /// If the sequence is for inference.
     pub fn gradients(&self) -> Result<Vec<(String, Tensor)>> {
-        let g = &self.training()?.gradients;
-        let mut ids = vec![g.weight_ih, g.weight_hh];
-        ids.extend(g.biases.iter().flatten());
-        let names = self.spec.weight_shapes();
-        let named = names.into_iter().zip(ids);
-        Ok(named
-            .map(|((name, _), id)| (format!("{name}_{SUFFIX}"), self.program.tensor(id).clone()))
+        let names = self.run.spec().weight_shapes().into_iter();
+        let ids = self.training()?.gradients.weights.iter();
+        Ok(names
+            .zip(ids)
+            .map(|((name, _), id)| (name, self.program.tensor(*id).clone()))
             .collect())
+    }
+
+    /// Sets the gradients of the weights to 0: what accumulation starts from.
+    ///
+    /// # Errors
+    /// If the sequence is for inference, or the device fails.
+    pub fn zero_gradients(&self) -> Result<()> {
+        let mut gradients = self.gradients()?.into_iter();
+        gradients.try_for_each(|(_, t)| t.write(&vec![0.0; t.len()]))
     }
 
     /// Runs the forward pass: on the CPU at once, on a GPU by a submission of its own.
@@ -369,15 +442,31 @@ impl Sequence {
     }
 }
 
-pub(super) fn write(tensor: &Tensor, arg: &str, values: &Array2<f32>) -> Result<()> {
-    if values.shape() != tensor.shape() {
-        return Err(Error::shape("State", arg, tensor.shape(), values.shape()));
+/// The tensors that a caller gave for gradients, for the plan's buffers.
+fn existing(
+    spec: &LayerSpec,
+    backward: Option<&Backward>,
+    gradients: &[(String, Tensor)],
+) -> Result<Vec<(BufferId, Tensor)>> {
+    const OP: &str = "Layer::sequence_into";
+    if gradients.is_empty() {
+        return Ok(Vec::new());
     }
-    tensor.write(&values.iter().copied().collect::<Vec<_>>())
-}
-
-pub(super) fn read(tensor: &Tensor) -> Result<Array2<f32>> {
-    let shape = (tensor.shape()[0], tensor.shape()[1]);
-    Array2::from_shape_vec(shape, tensor.read()?)
-        .map_err(|e| Error::shape("State", "values", tensor.shape(), e.to_string()))
+    let Some(backward) = backward else {
+        return Err(Error::value(
+            OP,
+            "gradients",
+            "none in inference",
+            gradients.len(),
+        ));
+    };
+    let names: Vec<String> = spec.weight_shapes().into_iter().map(|(n, _)| n).collect();
+    let mut bound = Vec::new();
+    for (name, tensor) in gradients {
+        let nth = names.iter().position(|n| n == name).ok_or_else(|| {
+            Error::value(OP, "gradients", format!("named as one of {names:?}"), name)
+        })?;
+        bound.push((backward.gradients.weights[nth], tensor.clone()));
+    }
+    Ok(bound)
 }

@@ -1,6 +1,7 @@
 //! A plan as text: what it dispatches, what that costs, and the memory it takes.
 //!
-//! For each section one line per run of equal kernels, with the grid of the first of them; FLOPs
+//! For each section one line per run of equal kernels, with the grid of the first of them and the
+//! constants that are not 0; FLOPs
 //! and bytes are those of [`Cost`](super::Cost), counted from the equations.
 
 use std::fmt::{self, Display, Formatter};
@@ -46,6 +47,7 @@ impl Plan {
             let constants: Vec<_> = first
                 .constants
                 .iter()
+                .filter(|(_, value)| *value != 0)
                 .map(|(name, value)| format!("{name} {value}"))
                 .collect();
             let line = format!(
@@ -120,7 +122,7 @@ mod tests {
     use crate::kernels::copy::copy;
     use crate::layer::{Lstm, Sequence};
     use crate::plan::Builder;
-    use crate::plan::sequence::{Mode, Size};
+    use crate::plan::sequence::{Call, Size};
 
     #[test]
     fn units() {
@@ -141,7 +143,7 @@ mod tests {
             steps: 40,
             batch: 2,
         };
-        let plan = Sequence::plan(&spec, size, Mode::Training).unwrap();
+        let plan = Sequence::plan(&spec, &Call::training(size)).unwrap();
         let text = plan.to_string();
         assert_eq!(text, SMALL_LSTM, "\n{text}");
     }
@@ -150,29 +152,33 @@ mod tests {
 lstm I 3 H 70 T 40 N 2
 
 carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
-     2 x copy.carry              [3, 1, 1]             0 FLOP     2.24 kB
+     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
-forward: 42 steps, 42 dispatches, 40 barriers, 3.49 MFLOP, 3.70 MB
+forward: 46 steps, 46 dispatches, 41 barriers, 3.49 MFLOP, 3.79 MB
      1 x transpose               [5, 18, 1]            0 FLOP      157 kB
-     1 x gemm                    [5, 2, 1]          134 kFLOP     93.9 kB  HAS_BIAS 1, ACTIVATION 0
-    40 x lstm.forward            [2, 1, 1]         3.36 MFLOP     3.45 MB  SAVE 1
+     2 x state.load              [3, 1, 1]             0 FLOP     2.24 kB
+     1 x gemm                    [5, 2, 1]          134 kFLOP     93.9 kB  HAS_BIAS 1
+    40 x lstm.forward            [2, 1, 1]         3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1
+     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
-backward: 49 steps, 49 dispatches, 43 barriers, 6.79 MFLOP, 4.10 MB
-     1 x copy.copy               [5, 1, 1]             0 FLOP     2.24 kB
-    40 x lstm.backward           [2, 1, 1]         3.28 MFLOP     3.54 MB
-     3 x gemm                    [2, 1, 1]         3.35 MFLOP      366 kB  HAS_BIAS 0, ACTIVATION 0
+backward: 52 steps, 52 dispatches, 44 barriers, 6.87 MFLOP, 4.15 MB
+     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
+    40 x lstm.backward           [2, 1, 1]         3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1
+     3 x gemm                    [2, 1, 1]         3.35 MFLOP      366 kB
      2 x reduce.columns          [5, 2, 1]         23.0 kFLOP     95.2 kB
-     2 x copy.copy               [5, 1, 1]             0 FLOP     4.48 kB
-     1 x gemm                    [1, 2, 1]          134 kFLOP     93.9 kB  HAS_BIAS 0, ACTIVATION 0
+     1 x gemm                    [1, 2, 1]          134 kFLOP     93.9 kB
+     2 x reduce.columns          [5, 1, 1]           560 FLOP     4.48 kB
+     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
 memory
-  input          24.5 kB  3 buffers
+  input          24.5 kB  5 buffers
   weight          162 kB  5 buffers
-  gradient       86.1 kB  6 buffers
-  state          45.9 kB  2 buffers
-  saved          89.6 kB  1 buffer
-  scratch        93.0 kB  3 buffers
-  total           501 kB
+  output         22.4 kB  1 buffer
+  gradient       86.1 kB  7 buffers
+  state          2.24 kB  4 buffers
+  saved           136 kB  3 buffers
+  scratch        94.1 kB  4 buffers
+  total           527 kB
 ";
 
     #[test]

@@ -130,12 +130,11 @@ pub fn load(path: &Path, context: &Context) -> Result<(LanguageModel, Descriptio
     };
     let spec = ModelSpec {
         vocabulary: description.vocabulary.len(),
-        layer: LayerSpec {
+        layer: LayerSpec::new(
             cell,
-            input_size: columns("embedding.weight")?,
-            hidden_size: columns("linear.weight")?,
-            bias: true,
-        },
+            columns("embedding.weight")?,
+            columns("linear.weight")?,
+        ),
     };
     let model = LanguageModel::new(context, spec, 0)?;
     model

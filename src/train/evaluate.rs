@@ -27,16 +27,15 @@ impl Evaluator {
     /// If a size is 0 or too large for the device.
     pub fn new(model: &LanguageModel, size: Size) -> Result<Self> {
         let spec = *model.spec();
-        spec.layer.check(size)?;
-        let call = spec.call(size, Mode::Inference);
+        let run = spec.run(size, Mode::Inference)?;
         let mut b = Builder::new("evaluate");
-        let (feed, states) = Feed::new(&mut b, &call, spec.vocabulary)?;
+        let (feed, states) = Feed::new(&mut b, &run, spec.vocabulary)?;
         let loss = b.float("loss", &[1], Role::Output);
         let weights = spec.weights(&mut b);
         b.section("loss");
         // The weights change between evaluations.
         driver::prepare(&mut b, &weights.layer)?;
-        let out = spec.forward(&mut b, &call, feed.inputs, &weights, states, None)?;
+        let out = spec.forward(&mut b, &run, feed.inputs, &weights, &states, None)?;
         cross_entropy(
             &mut b,
             CrossEntropy {

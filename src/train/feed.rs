@@ -3,7 +3,7 @@
 use super::batches::Chunk;
 use crate::error::{Error, Result};
 use crate::kernels::cross_entropy::IGNORE;
-use crate::plan::sequence::{self as driver, Call, States};
+use crate::plan::sequence::{self as driver, Run, States};
 use crate::plan::{BufferId, Builder, Role};
 use crate::program::Program;
 
@@ -14,7 +14,9 @@ pub(crate) struct Feed {
     pub(crate) inputs: BufferId,
     /// `[T, N]`
     pub(crate) targets: BufferId,
-    /// h, and c where there is one, with the initial state first.
+    /// The initial h, and c where there is one.
+    initial: Vec<BufferId>,
+    /// The final ones.
     pub(crate) states: Vec<BufferId>,
     vocabulary: usize,
 }
@@ -24,17 +26,18 @@ impl Feed {
     ///
     /// # Errors
     /// If the plan cannot take them.
-    pub(crate) fn new(b: &mut Builder, call: &Call, vocabulary: usize) -> Result<(Self, States)> {
-        let shape = [call.size.steps, call.size.batch];
+    pub(crate) fn new(b: &mut Builder, run: &Run, vocabulary: usize) -> Result<(Self, States)> {
+        let shape = [run.steps(), run.batch()];
         let inputs = b.uint("inputs", &shape, Role::Input);
         let targets = b.uint("targets", &shape, Role::Input);
-        let states = driver::states(b, call);
+        let states = driver::states(b, run);
         b.section("carry");
-        driver::carry_states(b, call, &states)?;
+        driver::carry_states(b, &states)?;
         let feed = Self {
             inputs,
             targets,
-            states: [Some(states.h), states.c].into_iter().flatten().collect(),
+            initial: [Some(states.h0), states.c0].into_iter().flatten().collect(),
+            states: [Some(states.hn), states.cn].into_iter().flatten().collect(),
             vocabulary,
         };
         Ok((feed, states))
@@ -53,9 +56,9 @@ impl Feed {
         if !chunk.starts {
             return program.run("carry");
         }
-        self.states.iter().try_for_each(|&id| {
-            let first = program.tensor(id).rows(0..1)?;
-            first.write(&vec![0.0; first.len()])
+        self.initial.iter().try_for_each(|&id| {
+            let state = program.tensor(id);
+            state.write(&vec![0.0; state.len()])
         })
     }
 }

@@ -9,12 +9,13 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interop::safetensors::{Archive, Array, Data};
 use crate::kernel::Element;
-use crate::kernels::copy::copy;
 use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::embedding;
 use crate::kernels::gemm::Gemm;
 use crate::layer::Layer;
-use crate::plan::sequence::{self as driver, Call, LayerSpec, Mode, Size, States, Weights};
+use crate::plan::sequence::{
+    self as driver, Call, Ends, LayerSpec, Mode, Run, Size, States, Weights,
+};
 use crate::plan::{BufferId, Builder, Matrix, Role};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
@@ -40,7 +41,7 @@ pub struct LanguageModel {
 }
 
 /// A model's weights as buffers of a plan.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ModelIds {
     pub(crate) embedding: BufferId,
     pub(crate) layer: Weights,
@@ -51,9 +52,9 @@ pub(crate) struct ModelIds {
 /// What a forward pass leaves for the loss and the backward pass.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Activations {
-    /// `[T·N, E]`, after dropout.
-    pub(crate) embedded: Matrix,
-    /// `[T·N, H]`: what the linear layer reads.
+    /// Where the recurrent layer read the embedding, after dropout, and wrote its outputs.
+    pub(crate) ends: Ends,
+    /// `[T·N, F]`: those outputs, after dropout; what the linear layer reads.
     pub(crate) features: Matrix,
     /// `[T·N, V]`
     pub(crate) logits: BufferId,
@@ -87,41 +88,41 @@ impl Drop {
 impl ModelSpec {
     /// Adds the model's weights to a plan.
     pub(crate) fn weights(&self, b: &mut Builder) -> ModelIds {
-        let (e, h) = (self.layer.input_size, self.layer.hidden_size);
+        let (e, h) = (self.layer.input_size, self.layer.features());
         ModelIds {
             embedding: b.float("embedding.weight", &[self.vocabulary, e], Role::Weight),
-            layer: driver::weights(b, &self.layer, "l0"),
+            layer: driver::weights(b, &self.layer),
             linear_weight: b.float("linear.weight", &[self.vocabulary, h], Role::Weight),
             linear_bias: b.float("linear.bias", &[self.vocabulary], Role::Weight),
         }
     }
 
     /// A call of the model's recurrent layer.
-    pub(crate) fn call(&self, size: Size, mode: Mode) -> Call {
-        Call {
-            layer: self.layer,
-            size,
-            mode,
-        }
+    pub(crate) fn run(&self, size: Size, mode: Mode) -> Result<Run> {
+        let call = match mode {
+            Mode::Training => Call::training(size),
+            Mode::Inference => Call::inference(size),
+        };
+        Run::new(&self.layer, &call)
     }
 
     /// Adds the forward pass from token ids `[T, N]` to logits.
     pub(crate) fn forward(
         &self,
         b: &mut Builder,
-        call: &Call,
+        run: &Run,
         ids: BufferId,
         weights: &ModelIds,
-        states: States,
+        states: &States,
         drop: Option<Drop>,
     ) -> Result<Activations> {
         let (e, h, v) = (
             self.layer.input_size,
-            self.layer.hidden_size,
+            self.layer.features(),
             self.vocabulary,
         );
-        let rows = call.rows();
-        let kept = match call.mode {
+        let rows = run.rows();
+        let kept = match run.call().mode {
             Mode::Training => Role::Saved,
             Mode::Inference => Role::Scratch,
         };
@@ -130,19 +131,16 @@ impl ModelSpec {
         if let Some(drop) = drop {
             drop.apply(b, embedded, 0)?;
         }
-        let embedded = Matrix::dense(embedded, rows, e);
-        driver::forward(b, call, embedded, &weights.layer, &states)?;
-        let y = states.y(call);
-        let features = match drop {
-            None => y,
-            Some(drop) => {
-                // h itself must stay whole: the recurrence and its gradient read it.
-                let features = b.float("features", &[rows, h], Role::Saved);
-                copy(b, (y.buffer, y.offset), (features, 0), rows * h)?;
-                drop.apply(b, features, 1)?;
-                Matrix::dense(features, rows, h)
-            }
+        let ends = Ends {
+            x: Matrix::dense(embedded, rows, e),
+            y: b.float("features", &[rows, h], kept),
+            clock: drop.map(|d| d.clock),
         };
+        driver::forward(b, run, ends, &weights.layer, states)?;
+        if let Some(drop) = drop {
+            drop.apply(b, ends.y, 1)?;
+        }
+        let features = Matrix::dense(ends.y, rows, h);
         let logits = b.float("logits", &[rows, v], Role::Scratch);
         Gemm {
             bias: Some(weights.linear_bias),
@@ -154,7 +152,7 @@ impl ModelSpec {
         }
         .push(b)?;
         Ok(Activations {
-            embedded,
+            ends,
             features,
             logits,
         })
@@ -178,7 +176,7 @@ impl LanguageModel {
         }
         let (e, h, v) = (
             spec.layer.input_size,
-            spec.layer.hidden_size,
+            spec.layer.features(),
             spec.vocabulary,
         );
         let layer = Layer::new(context, spec.layer, seed)?;

@@ -37,14 +37,14 @@ impl Sampler {
             ));
         }
         let spec = *model.spec();
-        let call = spec.call(Size { steps: 1, batch: 1 }, Mode::Inference);
+        let run = spec.run(Size { steps: 1, batch: 1 }, Mode::Inference)?;
         let mut b = Builder::new("sample");
         let input = b.uint("input", &[1, 1], Role::Input);
         let weights = spec.weights(&mut b);
-        let states = driver::states(&mut b, &call);
+        let states = driver::states(&mut b, &run);
         b.section("step");
-        driver::carry_states(&mut b, &call, &states)?;
-        let out = spec.forward(&mut b, &call, input, &weights, states, None)?;
+        driver::carry_states(&mut b, &states)?;
+        let out = spec.forward(&mut b, &run, input, &weights, &states, None)?;
         model.layer().prepare()?;
         Ok(Self {
             program: Program::new(model.context(), b.finish(), &model.bind(&weights))?,

@@ -97,13 +97,12 @@ impl Trainer {
         let TrainerSpec { size, .. } = spec;
         let model_spec = *model.spec();
         let layer = model_spec.layer;
-        let (e, h, v) = (layer.input_size, layer.hidden_size, model_spec.vocabulary);
-        layer.check(size)?;
-        let call = model_spec.call(size, Mode::Training);
-        let rows = call.rows();
+        let (e, h, v) = (layer.input_size, layer.features(), model_spec.vocabulary);
+        let run = model_spec.run(size, Mode::Training)?;
+        let rows = run.rows();
 
         let mut b = Builder::new("train");
-        let (feed, states) = Feed::new(&mut b, &call, v)?;
+        let (feed, states) = Feed::new(&mut b, &run, v)?;
         let rate = b.float("learning rate", &[1], Role::Input);
         let clock = b.uint("clock", &[1], Role::State);
         let loss = b.float("loss", &[1], Role::Output);
@@ -116,7 +115,7 @@ impl Trainer {
             clock,
         });
         driver::prepare(&mut b, &weights.layer)?;
-        let out = model_spec.forward(&mut b, &call, feed.inputs, &weights, states, drop)?;
+        let out = model_spec.forward(&mut b, &run, feed.inputs, &weights, &states, drop)?;
         cross_entropy(
             &mut b,
             CrossEntropy {
@@ -132,7 +131,7 @@ impl Trainer {
         let dlinear = b.float("dlinear.weight", &[v, h], Role::Gradient);
         Gemm::new(dlogits.t(), out.features, Matrix::dense(dlinear, v, h)).push(&mut b)?;
         let dlinear_bias = b.float("dlinear.bias", &[v], Role::Gradient);
-        columns(&mut b, dlogits, dlinear_bias)?;
+        columns(&mut b, dlogits, (dlinear_bias, 0))?;
         let dy = b.float("dy", &[rows, h], Role::Scratch);
         let linear = Matrix::dense(weights.linear_weight, v, h);
         Gemm::new(dlogits, linear, Matrix::dense(dy, rows, h)).push(&mut b)?;
@@ -140,12 +139,13 @@ impl Trainer {
             drop.apply(&mut b, dy, 1)?;
         }
         let args = BackwardArgs {
-            x: out.embedded,
-            dy: Matrix::dense(dy, rows, h),
-            final_gradient: None,
+            ends: out.ends,
+            dy,
+            dhn: None,
+            dcn: None,
             dx: true,
         };
-        let layer_gradients = driver::backward(&mut b, &call, &weights.layer, &states, args)?;
+        let layer_gradients = driver::backward(&mut b, &run, &weights.layer, &states, args)?;
         let dembedding = b.float("dembedding.weight", &[v, e], Role::Gradient);
         if let Some(dx) = layer_gradients.x {
             if let Some(drop) = drop {
@@ -154,15 +154,9 @@ impl Trainer {
             embedding::scatter(&mut b, feed.inputs, dx, dembedding)?;
         }
 
-        let mut pairs = vec![
-            (weights.embedding, dembedding),
-            (weights.layer.weight_ih, layer_gradients.weight_ih),
-            (weights.layer.weight_hh, layer_gradients.weight_hh),
-        ];
-        if let Some([dbias_ih, dbias_hh]) = layer_gradients.biases {
-            pairs.push((weights.layer.bias_ih, dbias_ih));
-            pairs.push((weights.layer.bias_hh, dbias_hh));
-        }
+        let mut pairs = vec![(weights.embedding, dembedding)];
+        let of_layer = weights.layer.trained.iter().copied();
+        pairs.extend(of_layer.zip(layer_gradients.weights));
         pairs.push((weights.linear_weight, dlinear));
         pairs.push((weights.linear_bias, dlinear_bias));
 

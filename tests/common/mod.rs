@@ -1,6 +1,8 @@
 //! The adapters that GPU tests run on.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod config;
+
 use wgrnn::Context;
 
 /// None, since this build has no GPU backend.

@@ -319,12 +319,7 @@ fn result(o: &Outcome) -> Value {
 
 /// A training sequence of one cell with random input, of sizes that fit no tile.
 fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
-    let spec = LayerSpec {
-        cell,
-        input_size: 7,
-        hidden_size: 67,
-        bias: true,
-    };
+    let spec = LayerSpec::new(cell, 7, 67);
     let size = Size {
         steps: 17,
         batch: 5,
@@ -333,12 +328,12 @@ fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
     let mut rng = Rng::new(2);
     let mut random = |tensor: &Tensor| tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0));
     random(sequence.x())?;
-    random(&sequence.h0()?)?;
+    random(sequence.h0())?;
     random(sequence.dy()?)?;
-    random(&sequence.dhn()?)?;
+    random(sequence.dhn()?)?;
     if cell.cell_state {
-        random(&sequence.c0()?)?;
-        random(&sequence.dcn()?)?;
+        random(sequence.c0()?)?;
+        random(sequence.dcn()?)?;
     }
     Ok(sequence)
 }

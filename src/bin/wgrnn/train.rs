@@ -347,12 +347,11 @@ fn cell(args: &Args) -> Result<&'static Cell> {
 fn build(args: &Args, description: &Description, context: &Context) -> Result<LanguageModel> {
     let spec = ModelSpec {
         vocabulary: description.vocabulary.len(),
-        layer: LayerSpec {
-            cell: description.cell,
-            input_size: args.embedding.unwrap_or(128),
-            hidden_size: args.hidden.unwrap_or(256),
-            bias: true,
-        },
+        layer: LayerSpec::new(
+            description.cell,
+            args.embedding.unwrap_or(128),
+            args.hidden.unwrap_or(256),
+        ),
     };
     LanguageModel::new(context, spec, args.seed)
 }

@@ -1,136 +1,463 @@
 //! The backward pass of a layer as steps of a plan.
 
-use super::{
-    Backward, BackwardArgs, BufferId, Builder, Call, Matrix, Mode, Role, States, Weights,
-    backward_step, check_rows, gradients,
-};
-use crate::cell::Blocks;
+use super::buffers::{States, Weights};
+use super::call::{Block, Run, Segment};
+use super::forward::{Ends, Pass, drop_outputs, input};
+use super::spec::{LayerSpec, Level};
+use super::step::{LevelGradients, Output};
+use super::{BufferId, Builder, Matrix, Mode, Role};
+use crate::cell::{Blocks, Operand};
 use crate::error::{Error, Result};
 use crate::kernels::copy::{copy, fill};
 use crate::kernels::gemm::Gemm;
-use crate::kernels::reduce::columns;
+use crate::kernels::reduce::Columns;
+use crate::kernels::state::{MaskRows, unset};
+
+/// What a backward pass starts from and is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardArgs {
+    /// Those of the forward pass.
+    pub ends: Ends,
+    /// The gradient of y, in its shape.
+    pub dy: BufferId,
+    /// `[L·D, N, P]` and `[L·D, N, H]`: the gradients of the final h and c; zeros without.
+    pub dhn: Option<BufferId>,
+    /// The second of them, for cells that have c.
+    pub dcn: Option<BufferId>,
+    /// Whether the gradient of x is wanted.
+    pub dx: bool,
+}
+
+/// The gradients of a layer's weights, input and initial states.
+#[derive(Debug, Clone)]
+pub struct Backward {
+    /// In the order of [`LayerSpec::weight_shapes`].
+    pub weights: Vec<BufferId>,
+    /// In the shape of x, if it was asked for.
+    pub x: Option<BufferId>,
+    /// `[L·D, N, P]`
+    pub dh0: BufferId,
+    /// `[L·D, N, H]`, for cells that have c.
+    pub dc0: Option<BufferId>,
+}
 
 /// Adds the backward pass of a [`forward`](super::forward()) in training mode.
 ///
 /// # Errors
-/// If a matrix has another shape than the layer and the size ask for.
+/// If the call is for inference, or buffers are not those of the forward pass.
 pub fn backward(
     b: &mut Builder,
-    call: &Call,
+    run: &Run,
     weights: &Weights,
     states: &States,
     args: BackwardArgs,
 ) -> Result<Backward> {
-    let Call { layer, size, mode } = call;
-    layer.check(*size)?;
-    if *mode != Mode::Training {
-        return Err(Error::value(
-            "layer",
-            "mode",
-            "Training",
-            format!("{mode:?}"),
-        ));
+    let (spec, mode) = (run.spec(), run.call().mode);
+    if mode != Mode::Training {
+        let got = format!("{mode:?}");
+        return Err(Error::value("layer", "mode", "Training", got));
     }
-    let (cell, hidden, width) = (layer.cell, layer.hidden_size, layer.width());
-    let rows = call.rows();
-    check_rows("x", args.x, rows, layer.input_size)?;
-    check_rows("dy", args.dy, rows, hidden)?;
+    let shapes = spec.weight_shapes().into_iter();
+    let gradients: Vec<BufferId> = shapes
+        .map(|(name, shape)| b.float(&format!("d{name}"), &shape, Role::Gradient))
+        .collect();
+    let all = spec.num_layers * spec.directions();
+    let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
+    let dh0 = b.float("dh0", &[all, batch, output], Role::Gradient);
+    let with_c = spec.cell.cell_state;
+    let dc0 = with_c.then(|| b.float("dc0", &[all, batch, hidden], Role::Gradient));
 
-    let work = gradients(b, call);
-    match args.final_gradient {
-        None => fill(b, work.dstate, 0.0)?,
-        Some(given) => {
-            let len = b.buffer(work.dstate).len();
-            copy(b, (given, 0), (work.dstate, 0), len)?;
-        }
-    }
-    for t in (0..size.steps).rev() {
-        backward_step(b, call, weights, states, &work, args.dy, t)?;
-    }
-
-    // What is left for the initial h: the gates of the first step.
-    let dgates = |blocks: &Blocks| {
-        let all = Matrix::dense(work.dgates, rows, cell.slots * hidden);
-        all.col_range(blocks.slot * hidden..(blocks.slot + blocks.count) * hidden)
+    let per_level = gradients.len() / all;
+    let levels: Vec<Level> = spec.levels().collect();
+    let mut dy = Output {
+        buffer: args.dy,
+        order: Some(run.call().output),
     };
-    let gate_rows = |m: Matrix, blocks: &Blocks| {
-        m.row_range(blocks.gate * hidden..(blocks.gate + blocks.count) * hidden)
-    };
-    for blocks in cell.recurrent_gradient {
-        let weight = Matrix::dense(weights.weight_hh, width, hidden);
-        Gemm {
-            beta: 1.0,
-            ..Gemm::new(
-                dgates(blocks).row_range(0..size.batch),
-                gate_rows(weight, blocks),
-                Matrix::dense(work.dstate, size.batch, hidden),
-            )
-        }
-        .push(b)?;
-    }
-
-    let weight_ih = b.float("dweight_ih", &[width, layer.input_size], Role::Gradient);
-    for blocks in cell.input_gradient {
-        let dw = Matrix::dense(weight_ih, width, layer.input_size);
-        Gemm::new(dgates(blocks).t(), args.x, gate_rows(dw, blocks)).push(b)?;
-    }
-    let weight_hh = b.float("dweight_hh", &[width, hidden], Role::Gradient);
-    let h_before = Matrix::dense(states.h, rows, hidden);
-    for blocks in cell.recurrent_gradient {
-        let dw = Matrix::dense(weight_hh, width, hidden);
-        Gemm::new(dgates(blocks).t(), h_before, gate_rows(dw, blocks)).push(b)?;
-    }
-
-    let biases = if layer.bias {
-        let sums = b.float("dgate sums", &[cell.slots, hidden], Role::Scratch);
-        columns(
-            b,
-            Matrix::dense(work.dgates, rows, cell.slots * hidden),
-            sums,
-        )?;
-        let bias = |b: &mut Builder, name, from: &[Blocks]| -> Result<BufferId> {
-            let id = b.float(name, &[width], Role::Gradient);
-            for blocks in from {
-                let (slot, gate) = (blocks.slot * hidden, blocks.gate * hidden);
-                copy(b, (sums, slot), (id, gate), blocks.count * hidden)?;
+    let mut dx = None;
+    for layer in (0..spec.num_layers).rev() {
+        dx = (layer > 0 || args.dx).then(|| {
+            if layer > 0 {
+                let shape = [run.rows(), spec.features()];
+                b.float(&format!("dy_l{}", layer - 1), &shape, Role::Scratch)
+            } else {
+                let shape = run.shape(run.call().input, spec.input_size);
+                b.float("dx", &shape, Role::Gradient)
             }
-            Ok(id)
-        };
-        Some([
-            bias(b, "dbias_ih", cell.input_gradient)?,
-            bias(b, "dbias_hh", cell.recurrent_gradient)?,
-        ])
-    } else {
-        None
-    };
+        });
+        for level in levels.iter().filter(|l| l.layer == layer) {
+            let pass = Pass {
+                run,
+                weights,
+                states,
+                level,
+            };
+            let number = pass.number();
+            let back = LevelBackward {
+                x: input(run, args.ends, states, level),
+                dy,
+                dx,
+                gradients: Gradients::new(
+                    spec,
+                    level,
+                    &gradients[number * per_level..(number + 1) * per_level],
+                ),
+                work: work(b, run, level),
+                pass,
+            };
+            back.push(b, args, dh0, dc0)?;
+        }
+        if let (Some(buffer), Some(below)) = (dx, layer.checked_sub(1)) {
+            drop_outputs(b, run, args.ends.clock, buffer, below)?;
+            dy = Output {
+                buffer,
+                order: Some(run.call().input),
+            };
+        }
+    }
+    Ok(Backward {
+        weights: gradients,
+        x: dx,
+        dh0,
+        dc0,
+    })
+}
 
-    let x = if args.dx {
-        let dx = b.float(
-            "dx",
-            &[size.steps, size.batch, layer.input_size],
-            Role::Gradient,
-        );
-        for (i, blocks) in cell.input_gradient.iter().enumerate() {
-            let weight = Matrix::dense(weights.weight_ih, width, layer.input_size);
+pub(super) fn work(b: &mut Builder, run: &Run, level: &Level) -> LevelGradients {
+    let (spec, suffix) = (run.spec(), level.suffix());
+    let (rows, batch, hidden) = (run.most_rows(), run.batch(), spec.hidden_size);
+    let (cell, output) = (spec.cell, spec.output_size());
+    let states = batch * (output + hidden * usize::from(cell.cell_state));
+    let mut float =
+        |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, Role::Scratch);
+    LevelGradients {
+        dgates: float("dgates", &[rows, cell.gradient_slots, hidden]),
+        dstate: float("dstate", &[states]),
+        outer: cell.hands_back().then(|| float("outer", &[rows, output])),
+    }
+}
+
+/// The gradients of one level's weights.
+struct Gradients {
+    weight_ih: BufferId,
+    weight_hh: BufferId,
+    biases: Option<[BufferId; 2]>,
+    weight_hr: Option<BufferId>,
+    weight_p: Option<BufferId>,
+}
+
+impl Gradients {
+    /// `ids` are in the order of [`LayerSpec::level_shapes`].
+    fn new(spec: &LayerSpec, level: &Level, ids: &[BufferId]) -> Self {
+        let shapes = spec.level_shapes(level);
+        let named: Vec<_> = shapes.iter().map(|(name, _)| *name).zip(ids).collect();
+        let find = |name: &str| named.iter().find(|(n, _)| *n == name).map(|(_, id)| **id);
+        Self {
+            // The first two are always there.
+            weight_ih: ids[0],
+            weight_hh: ids[1],
+            biases: find("bias_ih").zip(find("bias_hh")).map(|(a, b)| [a, b]),
+            weight_hr: find("weight_hr"),
+            weight_p: find("weight_p"),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = BufferId> {
+        let biases = self.biases.into_iter().flatten();
+        [self.weight_ih, self.weight_hh]
+            .into_iter()
+            .chain(biases)
+            .chain(self.weight_hr)
+            .chain(self.weight_p)
+    }
+}
+
+/// One level on the way back.
+struct LevelBackward<'a> {
+    pass: Pass<'a>,
+    x: Matrix,
+    dy: Output,
+    dx: Option<BufferId>,
+    gradients: Gradients,
+    work: LevelGradients,
+}
+
+impl LevelBackward<'_> {
+    fn push(
+        &self,
+        b: &mut Builder,
+        args: BackwardArgs,
+        dh0: BufferId,
+        dc0: Option<BufferId>,
+    ) -> Result<()> {
+        let (run, level) = (self.pass.run, self.pass.level);
+        let (spec, number) = (run.spec(), self.pass.number());
+        let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
+        let (of_h, of_c) = (batch * output, batch * hidden);
+        if args.dhn.is_none() {
+            fill(b, self.work.dstate, 0.0)?;
+        }
+        for (from, to, len) in [(args.dhn, 0, of_h), (args.dcn, of_h, of_c)] {
+            if let Some(from) = from {
+                copy(b, (from, number * len), (self.work.dstate, to), len)?;
+            }
+        }
+        if let Some(dx) = self.dx
+            && run.call().burn_in > 0
+        {
+            fill(b, dx, 0.0)?;
+        }
+        let sums = self.gradients.biases.map(|_| {
+            let shape = [spec.cell.gradient_slots, hidden];
+            b.float(
+                &format!("dgate sums_{}", level.suffix()),
+                &shape,
+                Role::Scratch,
+            )
+        });
+        // The outputs of segments that run again are there already, perhaps changed since.
+        let unwanted = run
+            .runs_again()
+            .then(|| b.float("y again", &[batch, output], Role::Scratch));
+        let segments = run.segments(level.reverse);
+        let mut first = true;
+        for segment in segments.iter().rev().filter(|s| s.trained) {
+            if let Some(buffer) = unwanted {
+                let y = Output {
+                    buffer,
+                    order: None,
+                };
+                self.pass.segment(b, segment, self.x, y, true)?;
+            }
+            self.steps(b, segment)?;
+            self.close(b, segment)?;
+            self.weights(b, segment, sums, first)?;
+            for block in run.blocks(segment) {
+                self.input(b, block)?;
+            }
+            first = false;
+        }
+        if first {
+            self.no_gradients(b)?;
+        } else if let (Some(sums), Some(biases)) = (sums, self.gradients.biases) {
+            self.biases(b, sums, biases)?;
+        }
+        let cut = segments.first().is_some_and(|s| !s.trained);
+        for (to, from, len) in [(Some(dh0), 0, of_h), (dc0, of_h, of_c)] {
+            let Some(to) = to else { continue };
+            if cut {
+                fill(b, to, 0.0)?;
+            } else {
+                copy(b, (self.work.dstate, from), (to, number * len), len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a call without trained steps leaves.
+    fn no_gradients(&self, b: &mut Builder) -> Result<()> {
+        if self.pass.run.call().accumulate {
+            return Ok(());
+        }
+        self.gradients.all().try_for_each(|id| fill(b, id, 0.0))
+    }
+
+    fn steps(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
+        let at = self.pass.at(segment);
+        for moment in at.moments().into_iter().rev() {
+            for pass in self.pass.run.spec().cell.backward {
+                at.backward(b, pass, moment, self.dy, &self.work)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is left for the states before a segment: the gates of each sequence's first step in it.
+    fn close(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
+        let (run, states) = (self.pass.run, self.pass.states);
+        let spec = run.spec();
+        let output = spec.output_size();
+        for start in run.starts(segment, self.pass.level.reverse) {
+            let Some(t) = start.step else { continue };
+            let place = run.place_in(segment, t);
+            let row = spec.cell.gradient_slots * spec.hidden_size;
+            let (first, count) = (start.sequences.start, start.sequences.len());
+            let dgates = Matrix {
+                offset: (place.start + first * place.row) * row,
+                row_stride: place.row * row,
+                ..Matrix::dense(self.work.dgates, count, row)
+            };
+            let dstate = Matrix {
+                offset: first * output,
+                ..Matrix::dense(self.work.dstate, count, output)
+            };
+            for blocks in spec.cell.recurrent_blocks() {
+                Gemm {
+                    beta: 1.0,
+                    ..Gemm::new(
+                        self.slots(dgates, blocks),
+                        self.gates(self.weight_hh(), output, blocks),
+                        dstate,
+                    )
+                }
+                .push(b)?;
+            }
+            if run.call().resets {
+                let mask = run.place(run.call().input, t);
+                let rows = MaskRows {
+                    mask: states.mask,
+                    start: mask.start + first * mask.row,
+                    row: mask.row,
+                };
+                let to = (self.work.dstate, first * output);
+                unset(b, rows, to, [count, output])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn weight_hh(&self) -> BufferId {
+        self.pass.weights.levels[self.pass.number()].weight_hh
+    }
+
+    /// Some blocks of rows of gate gradients.
+    fn slots(&self, dgates: Matrix, blocks: &Blocks) -> Matrix {
+        let hidden = self.pass.run.spec().hidden_size;
+        dgates.col_range(blocks.slot * hidden..(blocks.slot + blocks.count) * hidden)
+    }
+
+    /// The rows of some gates in a weight of G·H rows.
+    fn gates(&self, weight: BufferId, cols: usize, blocks: &Blocks) -> Matrix {
+        let spec = self.pass.run.spec();
+        let hidden = spec.hidden_size;
+        let all = Matrix::dense(weight, spec.width(), cols);
+        all.row_range(blocks.gate * hidden..(blocks.gate + blocks.count) * hidden)
+    }
+
+    fn dgates(&self, rows: std::ops::Range<usize>) -> Matrix {
+        let run = self.pass.run;
+        let cols = run.spec().cell.gradient_slots * run.spec().hidden_size;
+        Matrix::dense(self.work.dgates, run.most_rows(), cols).row_range(rows)
+    }
+
+    /// Adds a segment to the gradients of the weights and to the sums of the gates' gradients.
+    fn weights(
+        &self,
+        b: &mut Builder,
+        segment: &Segment,
+        sums: Option<BufferId>,
+        first: bool,
+    ) -> Result<()> {
+        let run = self.pass.run;
+        let (spec, cell) = (run.spec(), run.spec().cell);
+        let (hidden, output, batch) = (spec.hidden_size, spec.output_size(), run.batch());
+        let states = &self.pass.states.levels[self.pass.number()];
+        let rows = run.rows_in(segment);
+        let most = run.most_rows();
+        let beta = if first && !run.call().accumulate {
+            0.0
+        } else {
+            1.0
+        };
+        let product = |b: &mut Builder, a: Matrix, x: Matrix, to: Matrix, beta: f32| {
             Gemm {
-                beta: if i == 0 { 0.0 } else { 1.0 },
+                beta,
+                ..Gemm::new(a.t(), x, to)
+            }
+            .push(b)
+        };
+        for (nth, block) in run.blocks(segment).into_iter().enumerate() {
+            let beta = if nth == 0 { beta } else { 1.0 };
+            let x = self.x.row_range(block.whole..block.whole + block.len);
+            let dgates = self.dgates(block.local..block.local + block.len);
+            for blocks in cell.input_gradient {
+                let to = self.gates(self.gradients.weight_ih, x.cols, blocks);
+                product(b, self.slots(dgates, blocks), x, to, beta)?;
+            }
+        }
+        let dgates = self.dgates(0..rows);
+        for recurrent in cell.recurrent_gradient {
+            let operand = match (recurrent.operand, states.inner) {
+                (Operand::Inner, Some(inner)) => Matrix::dense(inner, most, hidden),
+                // The states before each step stand behind the last ones.
+                _ => Matrix::dense(states.h, batch + most, output).row_range(batch..batch + most),
+            };
+            let to = self.gates(self.gradients.weight_hh, output, &recurrent.blocks);
+            let slots = self.slots(dgates, &recurrent.blocks);
+            product(b, slots, operand.row_range(0..rows), to, beta)?;
+        }
+        if let (Some(to), Some(outer), Some(inner)) =
+            (self.gradients.weight_hr, self.work.outer, states.inner)
+        {
+            let of = |id, width| Matrix::dense(id, most, width).row_range(0..rows);
+            let to = Matrix::dense(to, output, hidden);
+            product(b, of(outer, output), of(inner, hidden), to, beta)?;
+        }
+        if let Some(to) = self.gradients.weight_p {
+            let slots = run.slots() * hidden;
+            let kept = Matrix::dense(states.gates, most, slots).row_range(0..rows);
+            let block = |m: Matrix, nth: usize| m.col_range(nth * hidden..(nth + 1) * hidden);
+            for (row, diagonal) in cell.diagonal.iter().enumerate() {
+                Columns {
+                    a: block(dgates, diagonal.gradient),
+                    b: Some(block(kept, diagonal.kept)),
+                    output: (to, row * hidden),
+                    beta,
+                }
+                .push(b)?;
+            }
+        }
+        if let Some(sums) = sums {
+            Columns {
+                a: dgates,
+                b: None,
+                output: (sums, 0),
+                beta: if first { 0.0 } else { 1.0 },
+            }
+            .push(b)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the sums of the gates' gradients to the biases.
+    fn biases(&self, b: &mut Builder, sums: BufferId, biases: [BufferId; 2]) -> Result<()> {
+        let run = self.pass.run;
+        let (cell, hidden) = (run.spec().cell, run.spec().hidden_size);
+        let all = Matrix::dense(sums, 1, cell.gradient_slots * hidden);
+        let recurrent = cell.recurrent_gradient.iter().map(|r| r.blocks);
+        let input = cell.input_gradient.iter().copied();
+        let from = input
+            .map(|blocks| (biases[0], blocks))
+            .chain(recurrent.map(|blocks| (biases[1], blocks)));
+        for (to, blocks) in from {
+            Columns {
+                a: self.slots(all, &blocks),
+                b: None,
+                output: (to, blocks.gate * hidden),
+                beta: if run.call().accumulate { 1.0 } else { 0.0 },
+            }
+            .push(b)?;
+        }
+        Ok(())
+    }
+
+    /// dX = dgates · W_ih for some rows; the second direction adds to the first.
+    fn input(&self, b: &mut Builder, block: Block) -> Result<()> {
+        let Some(dx) = self.dx else { return Ok(()) };
+        let (run, level) = (self.pass.run, self.pass.level);
+        let weight_ih = self.pass.weights.levels[self.pass.number()].weight_ih;
+        let dgates = self.dgates(block.local..block.local + block.len);
+        let rows = Matrix::dense(dx, run.rows(), level.input_size);
+        for (nth, blocks) in run.spec().cell.input_gradient.iter().enumerate() {
+            Gemm {
+                beta: if nth == 0 && !level.reverse { 0.0 } else { 1.0 },
                 ..Gemm::new(
-                    dgates(blocks),
-                    gate_rows(weight, blocks),
-                    Matrix::dense(dx, rows, layer.input_size),
+                    self.slots(dgates, blocks),
+                    self.gates(weight_ih, level.input_size, blocks),
+                    rows.row_range(block.whole..block.whole + block.len),
                 )
             }
             .push(b)?;
         }
-        Some(dx)
-    } else {
-        None
-    };
-    Ok(Backward {
-        weight_ih,
-        weight_hh,
-        biases,
-        x,
-        dstate: work.dstate,
-    })
+        Ok(())
+    }
 }

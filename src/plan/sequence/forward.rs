@@ -1,41 +1,289 @@
 //! The forward pass of a layer as steps of a plan.
 
-use super::{Builder, Call, Matrix, States, Weights, check_rows, forward_step};
+use super::buffers::{States, Weights};
+use super::call::{Block, Order, Run, Segment};
+use super::spec::Level;
+use super::step::{At, Output};
+use super::{BufferId, Builder, Matrix, check_rows};
 use crate::error::Result;
+use crate::kernels::copy::copy;
+use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::gemm::Gemm;
+use crate::kernels::mask::Mask;
+use crate::kernels::state::{Load, MaskRows};
 
-/// Adds the forward pass over `x` `[T·N, I]`. The initial h and c stand in the first step of their
-/// buffers; [`prepare`](super::prepare) must have run.
+/// Where a forward pass reads and writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends {
+    /// `[rows, I]`: x, in the order of the call's input.
+    pub x: Matrix,
+    /// `[rows, D·P]` in the order of the call's output.
+    pub y: BufferId,
+    /// `[1]`, integer: with another value other outputs are dropped; for layers with dropout.
+    pub clock: Option<BufferId>,
+}
+
+/// The stream of [`crate::kernels::dropout`] that drops the outputs of a layer; lower ones are left to
+/// networks around it.
+pub(crate) const DROPOUT_STREAM: u32 = 2;
+
+/// Adds the forward pass. The initial states stand in their buffers; [`prepare`](super::prepare)
+/// must have run.
 ///
 /// # Errors
-/// If a size is 0 or `x` has another shape.
+/// If `x` has another shape, or a buffer is not that of [`states`](super::states) and
+/// [`weights`](super::weights).
 pub fn forward(
     b: &mut Builder,
-    call: &Call,
-    x: Matrix,
+    run: &Run,
+    ends: Ends,
     weights: &Weights,
     states: &States,
 ) -> Result<()> {
-    let Call { layer, size, .. } = call;
-    layer.check(*size)?;
-    let rows = call.rows();
-    check_rows("x", x, rows, layer.input_size)?;
-    let (width, hidden) = (layer.width(), layer.hidden_size);
-    let input = Matrix {
-        row_stride: call.slots() * hidden,
-        ..Matrix::dense(states.gates, rows, width)
-    };
-    Gemm {
-        bias: layer.bias.then_some(weights.bias_ih),
-        ..Gemm::new(
-            x,
-            Matrix::dense(weights.weight_ih, width, layer.input_size).t(),
-            input,
-        )
+    let spec = run.spec();
+    check_rows("x", ends.x, run.rows(), spec.input_size)?;
+    if run.masked() {
+        make_mask(b, run, states)?;
     }
-    .push(b)?;
-    for t in 0..size.steps {
-        forward_step(b, call, weights, states, t)?;
+    for level in spec.levels() {
+        let pass = Pass {
+            run,
+            weights,
+            states,
+            level: &level,
+        };
+        let x = input(run, ends, states, &level);
+        let y = output(run, ends, states, &level);
+        let segments = run.segments(level.reverse);
+        for segment in &segments {
+            let last = segment.number + 1 == segments.len();
+            // What runs again in the backward pass is kept then.
+            let save = segment.trained && !run.runs_again();
+            pass.segment(b, segment, x, y, save)?;
+            pass.store(b, segment, last)?;
+        }
+        let done = !spec.bidirectional || level.reverse;
+        if done && level.layer + 1 < spec.num_layers {
+            drop_outputs(b, run, ends.clock, y.buffer, level.layer)?;
+        }
     }
     Ok(())
+}
+
+/// Drops outputs between layers, or their gradients: the same mask in both passes.
+pub(super) fn drop_outputs(
+    b: &mut Builder,
+    run: &Run,
+    clock: Option<BufferId>,
+    values: BufferId,
+    layer: usize,
+) -> Result<()> {
+    let spec = run.spec();
+    let (true, true, Some(clock)) = (run.training(), spec.dropout > 0.0, clock) else {
+        return Ok(());
+    };
+    let args = Dropout {
+        values,
+        clock,
+        probability: spec.dropout,
+        seed: spec.dropout_seed,
+        stream: DROPOUT_STREAM + layer as u32,
+    };
+    dropout::apply(b, args)
+}
+
+fn make_mask(b: &mut Builder, run: &Run, states: &States) -> Result<()> {
+    let rows = run.rows();
+    // Packed sequences have no lengths: their rows are independent of each other.
+    let (size, row) = match run.call().batch {
+        super::Batch::Packed(_) => ([1, rows], [0, 1]),
+        super::Batch::Padded(size) => {
+            let row = match run.call().input {
+                Order::TimeFirst => [size.batch, 1],
+                Order::BatchFirst => [1, size.steps],
+            };
+            ([size.steps, size.batch], row)
+        }
+    };
+    Mask {
+        lengths: states.lengths,
+        resets: states.resets,
+        mask: states.mask,
+        size,
+        rows: row,
+    }
+    .push(b)
+}
+
+/// What a level reads.
+pub(super) fn input(run: &Run, ends: Ends, states: &States, level: &Level) -> Matrix {
+    match level.layer.checked_sub(1) {
+        None => ends.x,
+        Some(below) => Matrix::dense(states.between[below], run.rows(), run.spec().features()),
+    }
+}
+
+fn output(run: &Run, ends: Ends, states: &States, level: &Level) -> Output {
+    match states.between.get(level.layer) {
+        Some(&buffer) => Output {
+            buffer,
+            order: Some(run.call().input),
+        },
+        None => Output {
+            buffer: ends.y,
+            order: Some(run.call().output),
+        },
+    }
+}
+
+/// One level of a run.
+pub(super) struct Pass<'a> {
+    pub(super) run: &'a Run,
+    pub(super) weights: &'a Weights,
+    pub(super) states: &'a States,
+    pub(super) level: &'a Level,
+}
+
+impl Pass<'_> {
+    /// The level's place among all.
+    pub(super) fn number(&self) -> usize {
+        self.level.layer * self.run.spec().directions() + usize::from(self.level.reverse)
+    }
+
+    pub(super) fn at<'b>(&'b self, segment: &'b Segment) -> At<'b> {
+        let number = self.number();
+        At {
+            run: self.run,
+            level: self.level,
+            weights: &self.weights.levels[number],
+            states: &self.states.levels[number],
+            mask: self.states.mask,
+            segment,
+        }
+    }
+
+    /// Adds a segment: loads its initial states, projects the input of all its rows and runs its steps.
+    pub(super) fn segment(
+        &self,
+        b: &mut Builder,
+        segment: &Segment,
+        x: Matrix,
+        y: Output,
+        save: bool,
+    ) -> Result<()> {
+        let at = self.at(segment);
+        self.load(b, segment)?;
+        for block in self.run.blocks(segment) {
+            self.project(b, x, block)?;
+        }
+        for moment in at.moments() {
+            for pass in self.run.spec().cell.forward {
+                at.forward(b, pass, moment, y, save)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// gates = X · W_ihᵀ + b_ih for some rows.
+    fn project(&self, b: &mut Builder, x: Matrix, block: Block) -> Result<()> {
+        let spec = self.run.spec();
+        let weights = &self.weights.levels[self.number()];
+        let gates = self.states.levels[self.number()].gates;
+        let row = self.run.slots() * spec.hidden_size;
+        let all = Matrix {
+            row_stride: row,
+            ..Matrix::dense(gates, self.run.most_rows(), spec.width())
+        };
+        let weight = Matrix::dense(weights.weight_ih, spec.width(), self.level.input_size);
+        Gemm {
+            bias: weights.bias_ih,
+            ..Gemm::new(
+                x.row_range(block.whole..block.whole + block.len),
+                weight.t(),
+                all.row_range(block.local..block.local + block.len),
+            )
+        }
+        .push(b)
+    }
+
+    /// Brings the states before a segment to the rows of each sequence's first step in it.
+    fn load(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
+        let (run, number) = (self.run, self.number());
+        let states = &self.states.levels[number];
+        let (batch, spec) = (run.batch(), run.spec());
+        for (which, initial, to, width) in [
+            (0, Some(self.states.h0), Some(states.h), spec.output_size()),
+            (1, self.states.c0, states.c, spec.hidden_size),
+        ] {
+            let (Some(initial), Some(to)) = (initial, to) else {
+                continue;
+            };
+            let before = segment.number.checked_sub(1);
+            let kept = states.kept.and_then(|kept| kept[which]);
+            let (source, nth) = match (before, kept) {
+                (Some(before), Some(kept)) => (kept, before),
+                _ => (initial, number),
+            };
+            for start in run.starts(segment, self.level.reverse) {
+                let first = start.sequences.start;
+                let place = match (start.step, run.training(), which) {
+                    (Some(t), true, _) => {
+                        let place = run.place_in(segment, t);
+                        Some((batch + place.start + first * place.row, place.row))
+                    }
+                    // h stands in two halves by turns, c in one place.
+                    (Some(t), false, 0) => {
+                        let order = run.order(segment, self.level.reverse);
+                        let nth = order.iter().position(|&o| o == t).unwrap_or_default();
+                        Some(((1 + nth % 2) * batch + first, 1))
+                    }
+                    _ => None,
+                };
+                let (row, stride) = place.unwrap_or((first, 1));
+                // c is zeroed where it is read, since its gradients need it whole.
+                let reset = start.step.filter(|_| run.call().resets && which == 0);
+                let mask = reset.map(|t| {
+                    let rows = run.place(run.call().input, t);
+                    MaskRows {
+                        mask: self.states.mask,
+                        start: rows.start + first * rows.row,
+                        row: rows.row,
+                    }
+                });
+                Load {
+                    mask,
+                    count: start.sequences.len(),
+                    width,
+                    source: (source, (nth * batch + first) * width),
+                    state: to,
+                    to_start: row * width,
+                    to_row: stride * width,
+                }
+                .push_with(b, self.states.mask)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the states after a segment: for the next, or as the final ones.
+    fn store(&self, b: &mut Builder, segment: &Segment, last: bool) -> Result<()> {
+        let (number, spec) = (self.number(), self.run.spec());
+        let states = &self.states.levels[number];
+        for (which, from, end, width) in [
+            (0, Some(states.h), Some(self.states.hn), spec.output_size()),
+            (1, states.c, self.states.cn, spec.hidden_size),
+        ] {
+            let (Some(from), Some(end)) = (from, end) else {
+                continue;
+            };
+            let len = self.run.batch() * width;
+            let kept = states.kept.and_then(|kept| kept[which]);
+            let (to, nth) = match kept {
+                Some(kept) if !last => (kept, segment.number),
+                _ => (end, number),
+            };
+            copy(b, (from, 0), (to, nth * len), len)?;
+        }
+        Ok(())
+    }
 }

@@ -1,184 +1,317 @@
-//! One step of a pass: a cell's kernel with its buffers found by name.
+//! One step of a level: its cell's kernels with their buffers found by name and their rows found by
+//! the run.
 
-use super::{BufferId, Builder, Call, Gradients, Matrix, Mode, Size, States, Weights};
+use super::buffers::{LevelStates, LevelWeights};
+use super::call::{Mode, Order, Place, Run, Segment};
+use super::spec::{LayerSpec, Level};
+use super::{BufferId, Builder};
+use crate::cell::{CellOption, Pass, Units};
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Kernel};
+use crate::kernel::{Access, Binding, Constant, Kernel};
+use crate::kernels::gates::{NAMES, split};
 use crate::kernels::index;
 use crate::kernels::step::{ROWS, StepParams, WORKGROUP};
 use crate::plan::{Cost, Dispatch, Grid};
 
-/// Adds one step of the forward pass.
-///
-/// # Errors
-/// If the cell's kernel has a binding that the driver does not know.
-pub(crate) fn forward_step(
-    b: &mut Builder,
-    call: &Call,
-    weights: &Weights,
-    states: &States,
-    t: usize,
-) -> Result<()> {
-    let (cell, mode) = (call.layer.cell, call.mode);
-    let mut constants = cell.constants.to_vec();
-    if cell.saves {
-        constants.push(("SAVE", u32::from(mode == Mode::Training)));
-    }
-    let known = [
-        ("gates", Some(states.gates)),
-        ("weight_hh_t", Some(weights.weight_hh_t)),
-        ("bias_hh", Some(weights.bias_hh)),
-        ("h", Some(states.h)),
-        ("c", states.c),
-    ];
-    let step = Step { call, t, dy: None };
-    b.push(Dispatch {
-        kernel: cell.forward,
-        constants: &constants,
-        bindings: &bindings(cell.forward, &known)?,
-        params: step.params(cell.forward)?,
-        grid: step.grid(),
-        cost: Cost {
-            flops: step.flops(),
-            bytes: step.bytes(cell.forward),
-            length: call.layer.hidden_size,
-        },
-    })
+/// An output of a layer, or its gradient: rows of D·P values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) buffer: BufferId,
+    /// Without one the outputs are not wanted: every step writes the same N rows of P.
+    pub(crate) order: Option<Order>,
 }
 
-/// Adds one step of the backward pass.
-///
-/// # Errors
-/// If the cell's kernel has a binding that the driver does not know.
-pub(crate) fn backward_step(
-    b: &mut Builder,
-    call: &Call,
-    weights: &Weights,
-    states: &States,
-    gradients: &Gradients,
-    dy: Matrix,
-    t: usize,
-) -> Result<()> {
-    let cell = call.layer.cell;
-    let known = [
-        ("saved_gates", Some(states.gates)),
-        ("saved_h", Some(states.h)),
-        ("saved_c", states.c),
-        ("weight_hh", Some(weights.weight_hh)),
-        ("dy", Some(dy.buffer)),
-        ("dgates", Some(gradients.dgates)),
-        ("dstate", Some(gradients.dstate)),
-    ];
-    let step = Step {
-        call,
-        t,
-        dy: Some(dy),
-    };
-    b.push(Dispatch {
-        kernel: cell.backward,
-        constants: cell.constants,
-        bindings: &bindings(cell.backward, &known)?,
-        params: step.params(cell.backward)?,
-        grid: step.grid(),
-        cost: Cost {
-            flops: step.flops(),
-            bytes: step.bytes(cell.backward),
-            length: call.layer.width(),
-        },
-    })
+/// What a backward pass of one level works in; its rows are those of a segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LevelGradients {
+    /// `[rows, gradient slots, H]`
+    pub(crate) dgates: BufferId,
+    /// `[N, P]`, then `[N, H]` for cells that have c.
+    pub(crate) dstate: BufferId,
+    /// `[rows, P]`, for cells whose kernels hand something back.
+    pub(crate) outer: Option<BufferId>,
 }
 
-/// One step of a pass, for its parameters and counts.
-struct Step<'a> {
-    call: &'a Call,
-    t: usize,
-    /// The gradient of y, in a backward pass.
-    dy: Option<Matrix>,
+/// One level of a run, and the segment and the step that are to be added.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) level: &'a Level,
+    pub(crate) weights: &'a LevelWeights,
+    pub(crate) states: &'a LevelStates,
+    pub(crate) mask: BufferId,
+    pub(crate) segment: &'a Segment,
 }
 
-impl Step<'_> {
-    fn params(&self, kernel: &Kernel) -> Result<StepParams> {
-        let Size { steps, batch } = self.call.size;
-        let (t, hidden) = (self.t, self.call.layer.hidden_size);
-        let op = kernel.name;
-        let state = batch * hidden;
-        let row = self.call.slots() * hidden;
-        let (c_from, c_to) = match self.call.mode {
-            Mode::Training => (t * state, (t + 1) * state),
-            Mode::Inference => (if t == 0 { 0 } else { state }, state),
+/// A step's place in its segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) t: usize,
+    /// The step that runs after it in the segment.
+    pub(crate) next: Option<usize>,
+    /// How many steps of the segment run before it.
+    pub(crate) nth: usize,
+}
+
+impl At<'_> {
+    /// The segment's steps in the order in which the level runs them.
+    pub(crate) fn moments(&self) -> Vec<Moment> {
+        let order = self.run.order(self.segment, self.level.reverse);
+        let moment = |(nth, &t): (usize, &usize)| Moment {
+            t,
+            next: order.get(nth + 1).copied(),
+            nth,
         };
-        let (dy_start, dy_row) = self.dy.map_or((0, 0), |dy| {
-            (dy.offset + t * batch * dy.row_stride, dy.row_stride)
+        order.iter().enumerate().map(moment).collect()
+    }
+
+    /// Adds a forward kernel of a step; `save` says whether the backward pass will need it.
+    pub(crate) fn forward(
+        &self,
+        b: &mut Builder,
+        pass: &Pass,
+        moment: Moment,
+        y: Output,
+        save: bool,
+    ) -> Result<()> {
+        let (w, s) = (self.weights, self.states);
+        let known = [
+            ("gates", Some(s.gates)),
+            ("weight_hh_t", Some(w.weight_hh_t)),
+            ("weight_hr_t", w.weight_hr_t),
+            ("h", Some(s.h)),
+            ("c", s.c),
+            ("inner", s.inner),
+            ("y", Some(y.buffer)),
+        ];
+        self.push(b, pass, moment, y, save, &known)
+    }
+
+    /// Adds a backward kernel of a step.
+    pub(crate) fn backward(
+        &self,
+        b: &mut Builder,
+        pass: &Pass,
+        moment: Moment,
+        dy: Output,
+        work: &LevelGradients,
+    ) -> Result<()> {
+        let (w, s) = (self.weights, self.states);
+        let known = [
+            ("saved_gates", Some(s.gates)),
+            ("saved_h", Some(s.h)),
+            ("saved_c", s.c),
+            ("weight_hh", Some(w.weight_hh)),
+            ("weight_hr", w.weight_hr),
+            ("dy", Some(dy.buffer)),
+            ("dgates", Some(work.dgates)),
+            ("dstate", Some(work.dstate)),
+            ("outer", work.outer),
+        ];
+        self.push(b, pass, moment, dy, true, &known)
+    }
+
+    fn push(
+        &self,
+        b: &mut Builder,
+        pass: &Pass,
+        moment: Moment,
+        y: Output,
+        save: bool,
+        known: &[(&str, Option<BufferId>)],
+    ) -> Result<()> {
+        let (run, kernel) = (self.run, pass.kernel);
+        let spec = run.spec();
+        let w = self.weights;
+        let shared = [
+            ("mask", Some(self.mask)),
+            ("bias_hh", Some(w.bias_hh)),
+            // Not read by a cell without such weights.
+            ("weight_p", Some(w.weight_p.unwrap_or(w.bias_hh))),
+        ];
+        let known: Vec<_> = known.iter().chain(&shared).copied().collect();
+        let flags = [
+            ("SAVE", u32::from(save)),
+            ("MASKED", u32::from(run.masked())),
+            ("STREAM", 0),
+        ];
+        let count = run.count(moment.t);
+        b.push(Dispatch {
+            kernel,
+            constants: &constants(spec, pass, &flags),
+            bindings: &bindings(pass, &known)?,
+            params: self.params(kernel, moment, y)?,
+            grid: grid(spec, pass, count),
+            cost: cost(spec, pass, count, run.slots()),
+        })
+    }
+
+    fn params(&self, kernel: &Kernel, moment: Moment, y: Output) -> Result<StepParams> {
+        let (run, segment, op) = (self.run, self.segment, kernel.name);
+        let spec = run.spec();
+        let (hidden, output, features) = (spec.hidden_size, spec.output_size(), spec.features());
+        let (t, batch, count) = (moment.t, run.batch(), run.count(moment.t));
+        let local = run.place_in(segment, t);
+        let local_next = moment.next.map(|next| run.place_in(segment, next));
+        let next_count = moment.next.map_or(0, |next| run.count(next).min(count));
+        // The states before each step stand behind those after the last one.
+        let state = |width: usize| -> [usize; 3] {
+            let row = |place: Place| (batch + place.start) * width;
+            let next = local_next.map_or(0, row);
+            [row(local), next, local.row * width]
+        };
+        let by_turns = |nth: usize| (1 + nth % 2) * batch * output;
+        let ([h_from, h_next, h_row], [c_from, c_next, c_row]) = match run.call().mode {
+            Mode::Training => (state(output), state(hidden)),
+            Mode::Inference => (
+                [by_turns(moment.nth), by_turns(moment.nth + 1), output],
+                [0, 0, hidden],
+            ),
+        };
+        let (gates, dgates) = (run.slots() * hidden, spec.cell.gradient_slots * hidden);
+        let column = usize::from(self.level.reverse) * output;
+        let (y_start, y_row) = y.order.map_or((0, output), |order| {
+            let whole = run.place(order, t);
+            (whole.start * features + column, whole.row * features)
         });
-        Ok(StepParams {
-            batch: index(op, batch)?,
-            hidden: index(op, hidden)?,
-            gates_start: index(op, t * batch * row)?,
-            gates_row: index(op, row)?,
-            next_start: index(op, (t + 1) * batch * row)?,
-            has_next: u32::from(t + 1 < steps),
-            h_from: index(op, t * state)?,
-            h_to: index(op, (t + 1) * state)?,
-            c_from: index(op, c_from)?,
-            c_to: index(op, c_to)?,
-            dy_start: index(op, dy_start)?,
-            dy_row: index(op, dy_row)?,
-        })
-    }
-
-    fn grid(&self) -> Grid {
-        let units = self.call.layer.hidden_size.div_ceil(WORKGROUP);
-        Grid::Groups([units, self.call.size.batch.div_ceil(ROWS), 1])
-    }
-
-    /// The product, unless this is the last step of a backward pass, which has none, and about ten
-    /// operations for every gate of a unit.
-    fn flops(&self) -> u64 {
-        let Call { layer, size, .. } = self.call;
-        let gates = size.batch * layer.width();
-        let last = self.t + 1 == size.steps;
-        let product = if self.dy.is_some() && last {
-            0
-        } else {
-            2 * gates * layer.hidden_size
+        let mask = run.place(run.call().input, t);
+        let mask_next = moment
+            .next
+            .map_or(0, |next| run.place(run.call().input, next).start);
+        // In inference one step's rows are enough.
+        let handed = |width: usize| match run.call().mode {
+            Mode::Training => (local.start * width, local.row * width),
+            Mode::Inference => (0, width),
         };
-        (product + 10 * gates) as u64
-    }
-
-    /// The weights once, and for each sequence one step of every other buffer.
-    fn bytes(&self, kernel: &Kernel) -> u64 {
-        let unit = self.call.size.batch * self.call.layer.hidden_size;
-        let touched: usize = kernel
-            .bindings
-            .iter()
-            .map(|b| {
-                let times = if b.access == Access::ReadWrite { 2 } else { 1 };
-                match b.name {
-                    "weight_hh" | "weight_hh_t" => {
-                        self.call.layer.width() * self.call.layer.hidden_size
-                    }
-                    "bias_hh" => self.call.layer.width(),
-                    "gates" | "saved_gates" | "dgates" => times * unit * self.call.slots(),
-                    "dstate" => times * unit * self.call.layer.cell.states(),
-                    _ => times * unit,
-                }
-            })
-            .sum();
-        4 * touched as u64
+        let ((inner_start, inner_row), (outer_start, outer_row)) = (handed(hidden), handed(output));
+        let i = |value: usize| index(op, value);
+        Ok(StepParams {
+            count: i(count)?,
+            next_count: i(next_count)?,
+            gates_start: i(local.start * gates)?,
+            gates_row: i(local.row * gates)?,
+            dgates_start: i(local.start * dgates)?,
+            dgates_row: i(local.row * dgates)?,
+            dgates_next: i(local_next.map_or(0, |p| p.start * dgates))?,
+            h_from: i(h_from)?,
+            h_next: i(h_next)?,
+            h_row: i(h_row)?,
+            h_state: 0,
+            c_from: i(c_from)?,
+            c_next: i(c_next)?,
+            c_row: i(c_row)?,
+            c_state: 0,
+            y_start: i(y_start)?,
+            y_row: i(y_row)?,
+            mask_start: i(mask.start)?,
+            mask_next: i(mask_next)?,
+            mask_row: i(mask.row)?,
+            inner_start: i(inner_start)?,
+            inner_row: i(inner_row)?,
+            outer_start: i(outer_start)?,
+            outer_row: i(outer_row)?,
+            dc_start: i(batch * output)?,
+            ..numbers(spec, op)?
+        })
     }
 }
 
-fn bindings(kernel: &Kernel, known: &[(&str, Option<BufferId>)]) -> Result<Vec<BufferId>> {
-    let find = |name: &str| {
-        known
-            .iter()
-            .find(|(n, _)| *n == name)
+/// The parameters that all steps of a layer have.
+pub(crate) fn numbers(spec: &LayerSpec, op: &'static str) -> Result<StepParams> {
+    let mut p: StepParams = bytemuck::Zeroable::zeroed();
+    for (to, a) in p.activations.iter_mut().zip(spec.activations) {
+        let ([alpha, alpha_rest], [beta, beta_rest]) = (split(a.alpha), split(a.beta));
+        *to = [alpha, alpha_rest, beta, beta_rest];
+    }
+    p.clip = split(spec.clip.unwrap_or_default());
+    p.cell_clip = split(spec.cell_clip.unwrap_or_default());
+    p.hidden = index(op, spec.hidden_size)?;
+    p.output = index(op, spec.output_size())?;
+    Ok(p)
+}
+
+/// The constants of a kernel of a step.
+pub(crate) fn constants(spec: &LayerSpec, pass: &Pass, flags: &[Constant]) -> Vec<Constant> {
+    let mut constants = [flags, pass.constants].concat();
+    if !pass.gates {
+        return constants;
+    }
+    for (name, activation) in NAMES.into_iter().zip(spec.activations) {
+        constants.push((name, activation.function as u32));
+    }
+    constants.push(("RAW", u32::from(spec.keeps_raw())));
+    for (option, name) in CellOption::ALL {
+        // `gates` itself declares the first.
+        if option == CellOption::Clip || spec.cell.options.contains(&option) {
+            constants.push((name, u32::from(spec.uses(option))));
+        }
+    }
+    constants
+}
+
+/// The buffers of a kernel of a step, by the names of its bindings.
+pub(crate) fn bindings(pass: &Pass, known: &[(&str, Option<BufferId>)]) -> Result<Vec<BufferId>> {
+    let one = |binding: &Binding| {
+        let buffer = pass.buffer(binding.name);
+        let found = known.iter().find(|(name, _)| *name == buffer);
+        found
             .and_then(|(_, id)| *id)
+            .ok_or_else(|| Error::Unsupported {
+                op: "the sequence driver",
+                needs: format!("'{buffer}' of {} for this cell", pass.kernel.name),
+            })
     };
-    let one = |b: &crate::kernel::Binding| {
-        find(b.name).ok_or_else(|| Error::Unsupported {
-            op: "the sequence driver",
-            needs: format!("binding '{}' of {} for this cell", b.name, kernel.name),
-        })
+    pass.kernel.bindings.iter().map(one).collect()
+}
+
+/// A workgroup for every so many units of every four sequences.
+pub(crate) fn grid(spec: &LayerSpec, pass: &Pass, count: usize) -> Grid {
+    let units = match pass.units {
+        Units::Hidden => spec.hidden_size,
+        Units::Output => spec.output_size(),
     };
-    kernel.bindings.iter().map(one).collect()
+    Grid::Groups([units.div_ceil(WORKGROUP), count.div_ceil(ROWS), 1])
+}
+
+/// The product, about ten operations for every gate of a unit, the weights once, and for each
+/// sequence one step of every other buffer.
+pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) -> Cost {
+    let (hidden, output, width) = (spec.hidden_size, spec.output_size(), spec.width());
+    let (mut weights, mut touched, mut length) = (0, 0, 1);
+    for binding in pass.kernel.bindings {
+        let times = if binding.access == Access::ReadWrite {
+            2
+        } else {
+            1
+        };
+        let each = match pass.buffer(binding.name) {
+            name @ ("weight_hh" | "weight_hh_t") => {
+                weights += width * output;
+                length = if name == "weight_hh" { width } else { output };
+                continue;
+            }
+            name @ ("weight_hr" | "weight_hr_t") => {
+                weights += hidden * output;
+                length = if name == "weight_hr" { output } else { hidden };
+                continue;
+            }
+            "bias_hh" | "weight_p" => {
+                touched += width;
+                continue;
+            }
+            "mask" => continue,
+            "gates" | "saved_gates" => slots * hidden,
+            "dgates" => spec.cell.gradient_slots * hidden,
+            "dstate" => output + hidden * usize::from(spec.cell.cell_state),
+            "y" | "dy" | "h" | "saved_h" | "outer" => output,
+            _ => hidden,
+        };
+        touched += times * count * each;
+    }
+    let gates = count * width;
+    Cost {
+        flops: (2 * count * weights + 10 * gates) as u64,
+        bytes: 4 * (weights + touched) as u64,
+        length,
+    }
 }

@@ -1,0 +1,44 @@
+// Which steps of which sequences count:
+//   mask[row(t, n)] = 1 where t >= lengths[n], plus 2 where resets[row(t, n)] is not 0
+// row(t, n) = t * row_t + n * row_n. One invocation per row.
+#import flat
+
+const WORKGROUP: u32 = 64u;
+// 1: there are lengths; 1: there are resets.
+const LENGTHS: u32 = 1u;
+const RESETS: u32 = 1u;
+
+struct Params {
+    rows: u32,
+    batch: u32,
+    row_t: u32,
+    row_n: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> lengths: array<u32>;
+@group(0) @binding(2) var<storage, read> resets: array<u32>;
+@group(0) @binding(3) var<storage, read_write> mask: array<u32>;
+
+@compute @workgroup_size(WORKGROUP)
+fn make(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = flat_index(group, groups, local, WORKGROUP);
+    if i >= params.rows {
+        return;
+    }
+    let t = i / params.batch;
+    let n = i % params.batch;
+    let row = t * params.row_t + n * params.row_n;
+    var bits = 0u;
+    if LENGTHS != 0u {
+        bits |= select(0u, 1u, t >= lengths[n]);
+    }
+    if RESETS != 0u {
+        bits |= select(0u, 2u, resets[row] != 0u);
+    }
+    mask[row] = bits;
+}

@@ -1,0 +1,128 @@
+//! Test inputs of the step kernels: one kernel of one step of a layer with random options.
+
+use crate::activation::{Activation, Function};
+use crate::cell::{Cell, CellOption, Pass};
+use crate::error::Result;
+use crate::kernel::{Data, Element, Sample};
+use crate::plan::sequence::{Call, LayerSpec, Mode, Run, Sampled, Size};
+use crate::plan::{Builder, Plan};
+use crate::rng::Rng;
+
+/// The `nth` kernel of a step forward of one of the cells (or the last, where there are fewer).
+///
+/// # Errors
+/// If a cell has an option that its kernels do not know.
+pub fn forward(
+    cells: &[&'static Cell],
+    nth: usize,
+    [batch, hidden, variant]: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let pass = nth_of(spec.cell.forward, nth);
+    let mut b = Builder::new(spec.cell.name);
+    if variant % 5 == 4 {
+        crate::plan::sequence::sample_stream(&mut b, &spec, batch, pass)?;
+    } else {
+        let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
+        let run = Run::new(&spec, &call(batch, mode, rng))?;
+        Sampled::new(&mut b, &run, variant % 3).forward(&mut b, pass)?;
+    }
+    Ok(filled(b.finish(), [batch, hidden], rng))
+}
+
+/// The `nth` kernel of a step back of one of the cells (or the last, where there are fewer).
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    cells: &[&'static Cell],
+    nth: usize,
+    [batch, hidden, variant]: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let pass = nth_of(spec.cell.backward, nth);
+    let run = Run::new(&spec, &call(batch, Mode::Training, rng))?;
+    let mut b = Builder::new(spec.cell.name);
+    Sampled::new(&mut b, &run, variant % 3).backward(&mut b, pass)?;
+    Ok(filled(b.finish(), [batch, hidden], rng))
+}
+
+fn nth_of(passes: &'static [Pass], nth: usize) -> &'static Pass {
+    &passes[nth.min(passes.len() - 1)]
+}
+
+fn layer(cell: &'static Cell, hidden: usize, rng: &mut Rng) -> LayerSpec {
+    let mut chance = |one_in: u32| rng.below(one_in) == 0;
+    let mut spec = LayerSpec::new(cell, 3, hidden);
+    spec.bidirectional = chance(3);
+    if cell.projected {
+        spec.proj_size = hidden.div_ceil(2);
+    }
+    let has = |option| cell.options.contains(&option);
+    spec.clip = (has(CellOption::Clip) && chance(3)).then_some(0.7);
+    spec.cell_clip = (has(CellOption::CellClip) && chance(3)).then_some(0.6);
+    spec.coupled = has(CellOption::Coupled) && chance(4);
+    if chance(2) {
+        for activation in &mut spec.activations {
+            let function = Function::ALL[rng.below(11) as usize];
+            *activation = Activation::new(function)
+                .alpha(f64::from(rng.uniform(0.1, 0.9)))
+                .beta(f64::from(rng.uniform(0.1, 0.9)));
+        }
+    }
+    spec
+}
+
+/// Three steps, with one of the things that a call may have.
+fn call(batch: usize, mode: Mode, rng: &mut Rng) -> Call {
+    let size = Size { steps: 3, batch };
+    let padded = match mode {
+        Mode::Training => Call::training(size),
+        Mode::Inference => Call::inference(size),
+    };
+    let shrinking = [batch, batch.div_ceil(2), batch.div_ceil(3)];
+    match rng.below(5) {
+        0 => padded.lengths().resets(),
+        1 => padded.batch_first().resets(),
+        2 => Call::packed(&shrinking, mode),
+        3 => Call::packed(&shrinking, mode).resets(),
+        _ => padded,
+    }
+}
+
+/// Random contents for every buffer: weights in ±1/√H, as a layer starts with, since sums of hundreds
+/// of terms of order 1 under a clip would be all rounding; other floats in ±1; masks; and a list of
+/// streams.
+fn filled(plan: Plan, [batch, hidden]: [usize; 2], rng: &mut Rng) -> Sample {
+    let mut data = Vec::new();
+    for (id, buffer) in plan.ids() {
+        let len = buffer.len();
+        data.push(match (buffer.element, buffer.name.as_str()) {
+            (Element::Float, name) => {
+                let bound = if name.starts_with("weight") {
+                    1.0 / (hidden as f32).sqrt()
+                } else {
+                    1.0
+                };
+                (id, Data::Float(rng.uniforms(len, -bound, bound)))
+            }
+            (Element::Uint, "streams") => {
+                // Some of them, from the last to the first.
+                let count = batch.div_ceil(2) as u32;
+                let mut list: Vec<u32> = (0..batch as u32)
+                    .rev()
+                    .map(|stream| 2 * stream + rng.below(2))
+                    .collect();
+                list.insert(0, count);
+                (id, Data::Uint(list))
+            }
+            (Element::Uint, _) => {
+                let bits = (0..len).map(|_| rng.below(4)).collect();
+                (id, Data::Uint(bits))
+            }
+        });
+    }
+    Sample { plan, data }
+}

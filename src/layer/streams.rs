@@ -1,0 +1,253 @@
+//! Single steps of many independent sequences: audio channels, sensors, users as they come.
+
+use std::sync::{Mutex, PoisonError};
+
+use ndarray::{Array2, Array3, ArrayView2};
+
+use super::{Layer, State};
+use crate::error::{Error, Result};
+use crate::plan::Builder;
+use crate::plan::sequence::{self as driver, LayerSpec, StreamStates};
+use crate::program::Program;
+use crate::tensor::Tensor;
+
+/// Streams that advance one step at a time, any of them in a call, each with its own state in one
+/// buffer.
+///
+/// A step is one dispatch for each kernel of the cell and layer (one, but two for a projection and
+/// for a GRU with the reset before the product), whichever streams advance. Results are those of the
+/// whole sequence within rounding: the products with x and h are summed in another order.
+///
+/// [`Streams::step`] does all at once. A host that has its inputs on the GPU calls
+/// [`advance`](Self::advance), fills [`x`](Self::x), records [`record_step`](Self::record_step) and
+/// reads [`y`](Self::y).
+#[derive(Debug)]
+pub struct Streams {
+    program: Program,
+    spec: LayerSpec,
+    count: usize,
+    states: StreamStates,
+    /// Which half of h has each stream's state.
+    halves: Mutex<Vec<bool>>,
+}
+
+impl Streams {
+    pub(super) fn new(layer: &Layer, count: usize) -> Result<Self> {
+        let spec = *layer.spec();
+        let mut b = Builder::new(format!(
+            "{} I {} H {} streams {count}",
+            spec.cell.name, spec.input_size, spec.hidden_size
+        ));
+        let weights = driver::weights(&mut b, &spec);
+        let states = driver::streams(&mut b, &spec, count, &weights)?;
+        let streams = Self {
+            program: Program::new(layer.context(), b.finish(), &layer.bind(&weights))?,
+            spec,
+            count,
+            states,
+            halves: Mutex::new(vec![false; count]),
+        };
+        streams.prepare()?;
+        Ok(streams)
+    }
+
+    /// How many streams there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The plan and its memory; its sections are `prepare` and `step`.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Packs the layer's weights, needed after they have changed.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn prepare(&self) -> Result<()> {
+        self.program.run("prepare")
+    }
+
+    /// The inputs of the next step, `[streams, I]`: the first rows belong to the streams given to
+    /// [`Self::advance`], in their order.
+    pub fn x(&self) -> &Tensor {
+        self.program.tensor(self.states.x)
+    }
+
+    /// The outputs of the latest step, `[streams, P]`, in the order of the inputs.
+    pub fn y(&self) -> &Tensor {
+        self.program.tensor(self.states.y)
+    }
+
+    /// Says which streams the next step advances. On a GPU the list is written through the queue, so
+    /// it holds for everything in the next submission: one step for each submission.
+    ///
+    /// # Errors
+    /// If a stream's number is out of range or given twice; nothing is changed then.
+    pub fn advance(&self, streams: &[usize]) -> Result<()> {
+        const OP: &str = "Streams::advance";
+        let mut given = vec![false; self.count];
+        for (i, &stream) in streams.iter().enumerate() {
+            let arg = || format!("streams[{i}]");
+            match given.get_mut(stream) {
+                None => {
+                    let expected = format!("below the {} streams", self.count);
+                    return Err(Error::value(OP, arg(), expected, stream));
+                }
+                Some(true) => {
+                    let expected = "another stream than those before it";
+                    return Err(Error::value(OP, arg(), expected, stream));
+                }
+                Some(free) => *free = true,
+            }
+        }
+        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = vec![0u32; 1 + self.count];
+        list[0] = streams.len() as u32;
+        for (entry, &stream) in list[1..].iter_mut().zip(streams) {
+            *entry = 2 * stream as u32 + u32::from(halves[stream]);
+        }
+        self.program.tensor(self.states.list).write_uint(&list)?;
+        for &stream in streams {
+            halves[stream] = !halves[stream];
+        }
+        Ok(())
+    }
+
+    /// Runs the step that [`Self::advance`] announced: on the CPU at once, on a GPU by a submission of
+    /// its own.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn run_step(&self) -> Result<()> {
+        self.program.run("step")
+    }
+
+    /// Records the step that [`Self::advance`] announced into the host's encoder.
+    ///
+    /// # Errors
+    /// If the layer is on the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn record_step(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.program.record(encoder, "step")
+    }
+
+    /// Advances some streams by a step and waits for their outputs: `x` is `[n, I]`, the result
+    /// `[n, P]`, both in the order of `streams`.
+    ///
+    /// # Errors
+    /// As [`Self::advance`], or if `x` has another shape.
+    pub fn step(&self, streams: &[usize], x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
+        const OP: &str = "Streams::step";
+        let expected = [streams.len(), self.spec.input_size];
+        if x.shape() != expected {
+            return Err(Error::shape(OP, "x", expected, x.shape()));
+        }
+        self.advance(streams)?;
+        let rows = 0..streams.len();
+        let values: Vec<f32> = x.iter().copied().collect();
+        self.x().rows(rows.clone())?.write(&values)?;
+        self.run_step()?;
+        let shape = (streams.len(), self.spec.output_size());
+        Array2::from_shape_vec(shape, self.y().rows(rows)?.read()?)
+            .map_err(|e| Error::shape(OP, "y", expected, e.to_string()))
+    }
+
+    /// Where the state of a stream stands: for each layer h `[1, P]` and c `[1, H]`.
+    fn parts(&self, op: &'static str, stream: usize) -> Result<Vec<(Tensor, Option<Tensor>)>> {
+        if stream >= self.count {
+            let expected = format!("below the {} streams", self.count);
+            return Err(Error::value(op, "stream", expected, stream));
+        }
+        let halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
+        let row = usize::from(halves[stream]) * self.count + stream;
+        let layers = self.states.h.iter().zip(&self.states.c);
+        layers
+            .map(|(&h, c)| {
+                let h = self.program.tensor(h);
+                let h = h.reshaped(&[2 * self.count, self.spec.output_size()])?;
+                let c = c.map(|c| self.program.tensor(c).rows(stream..stream + 1));
+                Ok((h.rows(row..row + 1)?, c.transpose()?))
+            })
+            .collect()
+    }
+
+    /// Reads a stream's state, with N = 1.
+    ///
+    /// # Errors
+    /// If there is no such stream, or the device fails.
+    pub fn state(&self, stream: usize) -> Result<State> {
+        const OP: &str = "Streams::state";
+        let (mut h, mut c) = (Vec::new(), Vec::new());
+        for (of_h, of_c) in self.parts(OP, stream)? {
+            h.extend(of_h.read()?);
+            if let Some(of_c) = of_c {
+                c.extend(of_c.read()?);
+            }
+        }
+        let layers = self.spec.num_layers;
+        let array = |width: usize, values: Vec<f32>| {
+            Array3::from_shape_vec((layers, 1, width), values)
+                .map_err(|e| Error::shape(OP, "state", [layers, 1, width], e.to_string()))
+        };
+        Ok(State {
+            h: array(self.spec.output_size(), h)?,
+            c: match self.spec.cell.cell_state {
+                true => Some(array(self.spec.hidden_size, c)?),
+                false => None,
+            },
+        })
+    }
+
+    /// Gives a stream a state, such as one that [`Self::state`] or a whole sequence of one left.
+    ///
+    /// # Errors
+    /// If there is no such stream, or the state is not one of this layer with N = 1.
+    pub fn set_state(&self, stream: usize, state: &State) -> Result<()> {
+        const OP: &str = "Streams::set_state";
+        let parts = self.parts(OP, stream)?;
+        let layers = self.spec.num_layers;
+        let shapes = [
+            ("h", Some(&state.h), true, self.spec.output_size()),
+            (
+                "c",
+                state.c.as_ref(),
+                self.spec.cell.cell_state,
+                self.spec.hidden_size,
+            ),
+        ];
+        for (arg, given, wanted, width) in shapes {
+            let expected = wanted.then_some([layers, 1, width]);
+            let got = given.map(|g| [g.dim().0, g.dim().1, g.dim().2]);
+            if expected != got {
+                return Err(Error::shape(OP, arg, expected, got));
+            }
+        }
+        for (layer, (h, c)) in parts.iter().enumerate() {
+            let values = |a: &Array3<f32>| -> Vec<f32> {
+                a.index_axis(ndarray::Axis(0), layer)
+                    .iter()
+                    .copied()
+                    .collect()
+            };
+            h.write(&values(&state.h))?;
+            if let (Some(c), Some(given)) = (c, &state.c) {
+                c.write(&values(given))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeroes a stream's state.
+    ///
+    /// # Errors
+    /// If there is no such stream, or the device fails.
+    pub fn reset(&self, stream: usize) -> Result<()> {
+        let parts = self.parts("Streams::reset", stream)?;
+        let tensors = parts.iter().flat_map(|(h, c)| [Some(h), c.as_ref()]);
+        tensors
+            .flatten()
+            .try_for_each(|t| t.write(&vec![0.0; t.len()]))
+    }
+}

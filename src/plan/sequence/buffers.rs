@@ -1,0 +1,202 @@
+//! The buffers of a layer in a plan: weights, states, and what is kept between the passes.
+
+use super::call::Run;
+use super::spec::{LayerSpec, Level};
+use crate::plan::{BufferId, Builder, Role};
+
+/// The buffers of one level's weights, in PyTorch's layout and gate order.
+#[derive(Debug, Clone, Copy)]
+pub struct LevelWeights {
+    /// `[G·H, I]`
+    pub weight_ih: BufferId,
+    /// `[G·H, P]`
+    pub weight_hh: BufferId,
+    /// `[G·H]`, if the layer has biases.
+    pub bias_ih: Option<BufferId>,
+    /// `[G·H]`; zeros in a layer without biases.
+    pub bias_hh: BufferId,
+    /// `[P, H]`, for cells with a projection.
+    pub weight_hr: Option<BufferId>,
+    /// `[diagonal, H]`, for cells with such weights.
+    pub weight_p: Option<BufferId>,
+    /// `[P, G·H]`, packed by [`prepare`](super::prepare).
+    pub weight_hh_t: BufferId,
+    /// `[H, P]`, likewise.
+    pub weight_hr_t: Option<BufferId>,
+}
+
+/// The buffers of a layer's weights.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// For each level.
+    pub levels: Vec<LevelWeights>,
+    /// The weights that training changes, in the order of [`LayerSpec::weight_shapes`].
+    pub trained: Vec<BufferId>,
+    /// Every buffer with its name: those, and what is packed of them.
+    pub named: Vec<(String, BufferId)>,
+}
+
+/// Adds the buffers of a layer's weights, with PyTorch's names.
+pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
+    let mut named: Vec<(String, BufferId)> = Vec::new();
+    let mut add = |name: String, shape: &[usize]| {
+        let id = b.float(&name, shape, Role::Weight);
+        named.push((name, id));
+        id
+    };
+    let (width, hidden, output) = (spec.width(), spec.hidden_size, spec.output_size());
+    let mut trained = Vec::new();
+    let mut levels = Vec::new();
+    let zeros = (!spec.bias).then(|| add("zero_bias".to_owned(), &[width]));
+    for level in spec.levels() {
+        let suffix = level.suffix();
+        let of_level: Vec<(&str, BufferId)> = spec
+            .level_shapes(&level)
+            .into_iter()
+            .map(|(name, shape)| (name, add(format!("{name}_{suffix}"), &shape)))
+            .collect();
+        trained.extend(of_level.iter().map(|(_, id)| *id));
+        let find = |name: &str| of_level.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
+        // The first two are always there.
+        let (weight_ih, weight_hh) = (of_level[0].1, of_level[1].1);
+        levels.push(LevelWeights {
+            weight_ih,
+            weight_hh,
+            bias_ih: find("bias_ih"),
+            bias_hh: find("bias_hh").or(zeros).unwrap_or(weight_hh),
+            weight_hr: find("weight_hr"),
+            weight_p: find("weight_p"),
+            weight_hh_t: add(format!("weight_hh_t_{suffix}"), &[output, width]),
+            weight_hr_t: find("weight_hr")
+                .map(|_| add(format!("weight_hr_t_{suffix}"), &[hidden, output])),
+        });
+    }
+    Weights {
+        levels,
+        trained,
+        named,
+    }
+}
+
+/// What a forward pass of one level writes; its rows are those of a segment.
+#[derive(Debug, Clone, Copy)]
+pub struct LevelStates {
+    /// `[rows, S, H]`
+    pub gates: BufferId,
+    /// `[N + rows, P]`: states after the last step, then those before each. In inference
+    /// `[3 N, P]`, the latter by turns.
+    pub h: BufferId,
+    /// `[N + rows, H]`, for cells that have c. In inference `[N, H]`, changed in place.
+    pub c: Option<BufferId>,
+    /// `[rows, H]`, for cells whose kernels hand something on. In inference `[N, H]`.
+    pub inner: Option<BufferId>,
+    /// `[segments - 1, N, P]` and `[segments - 1, N, H]`: the states between segments.
+    pub kept: Option<[Option<BufferId>; 2]>,
+}
+
+/// The buffers that a forward pass works in.
+#[derive(Debug, Clone)]
+pub struct States {
+    /// `[L·D, N, P]`: the initial h.
+    pub h0: BufferId,
+    /// `[L·D, N, H]`: the initial c, for cells that have it.
+    pub c0: Option<BufferId>,
+    /// `[L·D, N, P]`: h after each sequence's last step.
+    pub hn: BufferId,
+    /// `[L·D, N, H]`: c likewise.
+    pub cn: Option<BufferId>,
+    /// `[N]`, if the call has lengths.
+    pub lengths: Option<BufferId>,
+    /// In the order of the input, if the call has resets.
+    pub resets: Option<BufferId>,
+    /// The mask that follows from both; without them one number that is not read.
+    pub mask: BufferId,
+    /// For each level.
+    pub levels: Vec<LevelStates>,
+    /// The output of each layer but the last, `[rows, D·P]` in the order of the input.
+    pub between: Vec<BufferId>,
+}
+
+/// Adds the buffers of a forward pass.
+pub fn states(b: &mut Builder, run: &Run) -> States {
+    let spec = run.spec();
+    let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
+    let all = spec.num_layers * spec.directions();
+    let with_c = spec.cell.cell_state;
+    let h0 = b.float("h0", &[all, batch, output], Role::State);
+    let c0 = with_c.then(|| b.float("c0", &[all, batch, hidden], Role::State));
+    let hn = b.float("hn", &[all, batch, output], Role::State);
+    let cn = with_c.then(|| b.float("cn", &[all, batch, hidden], Role::State));
+    let call = run.call();
+    let lengths = call
+        .lengths
+        .then(|| b.uint("lengths", &[batch], Role::Input));
+    let resets = call.resets.then(|| {
+        let mut shape = run.shape(call.input, 1);
+        shape.pop();
+        b.uint("resets", &shape, Role::Input)
+    });
+    let mask = match run.masked() {
+        true => b.uint("mask", &[run.rows()], Role::Saved),
+        false => b.uint("no mask", &[1], Role::Input),
+    };
+    let levels = spec
+        .levels()
+        .map(|level| level_states(b, run, &level))
+        .collect();
+    let kept = if run.training() {
+        Role::Saved
+    } else {
+        Role::Scratch
+    };
+    let between = (1..spec.num_layers)
+        .map(|k| {
+            b.float(
+                &format!("y_l{}", k - 1),
+                &[run.rows(), spec.features()],
+                kept,
+            )
+        })
+        .collect();
+    States {
+        h0,
+        c0,
+        hn,
+        cn,
+        lengths,
+        resets,
+        mask,
+        levels,
+        between,
+    }
+}
+
+fn level_states(b: &mut Builder, run: &Run, level: &Level) -> LevelStates {
+    let spec = run.spec();
+    let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
+    let suffix = level.suffix();
+    let rows = run.most_rows();
+    let (role, h_rows, c_rows, inner_rows) = if run.training() {
+        (Role::Saved, batch + rows, batch + rows, rows)
+    } else {
+        (Role::Scratch, 3 * batch, batch, batch)
+    };
+    let mut float = |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, role);
+    let between = run.segments(level.reverse).len() - 1;
+    let with_c = spec.cell.cell_state;
+    LevelStates {
+        gates: float("gates", &[rows, run.slots(), hidden]),
+        h: float("h", &[h_rows, output]),
+        c: with_c.then(|| float("c", &[c_rows, hidden])),
+        inner: spec
+            .cell
+            .hands_on()
+            .then(|| float("inner", &[inner_rows, hidden])),
+        kept: (between > 0).then(|| {
+            [
+                Some(float("kept_h", &[between, batch, output])),
+                with_c.then(|| float("kept_c", &[between, batch, hidden])),
+            ]
+        }),
+    }
+}

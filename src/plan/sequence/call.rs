@@ -1,0 +1,530 @@
+//! What a call of a layer is: how many steps of which sequences, in which order, kept how.
+//!
+//! Rows. A sequence's step has one row in x, y, the gates and their gradients. Padded calls have T·N
+//! rows, [`Order`] says in which order; packed calls have as many as there are tokens, step after
+//! step, as PyTorch's `PackedSequence`. Within a [`Segment`], a run of steps whose kept values share
+//! memory with those of other segments, the rows are counted from its own first.
+
+use std::ops::Range;
+
+use super::spec::{LayerSpec, check_elements};
+use crate::error::{Error, Result};
+
+const OP: &str = "call";
+
+/// The size of a call whose sequences are padded to the same length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Size {
+    /// T
+    pub steps: usize,
+    /// N
+    pub batch: usize,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Forward alone: of gates and states nothing is kept but what the next step needs.
+    Inference,
+    /// Forward, keeping what the backward pass needs.
+    Training,
+}
+
+/// The sequences of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Batch {
+    /// All with room for the same number of steps.
+    Padded(Size),
+    /// For each step how many sequences still have it: PyTorch's `batch_sizes`. The sequences are
+    /// sorted by length, the longest first.
+    Packed(Vec<usize>),
+}
+
+/// The order of padded steps and sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Order {
+    /// `[T, N, …]`
+    #[default]
+    TimeFirst,
+    /// `[N, T, …]`
+    BatchFirst,
+}
+
+/// One kind of call of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// How many steps of how many sequences.
+    pub batch: Batch,
+    /// What for.
+    pub mode: Mode,
+    /// Whether sequences have lengths of their own, which may change from run to run.
+    pub lengths: bool,
+    /// Whether states may be zeroed before some steps.
+    pub resets: bool,
+    /// The order of x, its gradient and the resets.
+    pub input: Order,
+    /// The order of y and its gradient.
+    pub output: Order,
+    /// Of every so many steps only the states before the first are kept; the rest is computed again
+    /// in the backward pass. Memory then grows with T / k + k instead of T.
+    pub recompute: Option<usize>,
+    /// The first steps, which carry the state and have no gradient; if these are all, every gradient
+    /// is 0.
+    pub burn_in: usize,
+    /// Whether the backward pass adds to the weights' gradients instead of writing them.
+    pub accumulate: bool,
+}
+
+impl Call {
+    /// Forward alone.
+    pub fn inference(size: Size) -> Self {
+        Self::new(Batch::Padded(size), Mode::Inference)
+    }
+
+    /// Forward and backward.
+    pub fn training(size: Size) -> Self {
+        Self::new(Batch::Padded(size), Mode::Training)
+    }
+
+    /// Over packed sequences: for each step how many still have it.
+    pub fn packed(batch_sizes: &[usize], mode: Mode) -> Self {
+        Self::new(Batch::Packed(batch_sizes.to_vec()), mode)
+    }
+
+    fn new(batch: Batch, mode: Mode) -> Self {
+        Self {
+            batch,
+            mode,
+            lengths: false,
+            resets: false,
+            input: Order::TimeFirst,
+            output: Order::TimeFirst,
+            recompute: None,
+            burn_in: 0,
+            accumulate: false,
+        }
+    }
+
+    /// With a length for each sequence, written before a run; T for all until then.
+    #[must_use]
+    pub fn lengths(mut self) -> Self {
+        self.lengths = true;
+        self
+    }
+
+    /// With a mask of steps before which the state is zeroed, written before a run.
+    #[must_use]
+    pub fn resets(mut self) -> Self {
+        self.resets = true;
+        self
+    }
+
+    /// Input and output as `[N, T, …]`.
+    #[must_use]
+    pub fn batch_first(self) -> Self {
+        self.orders(Order::BatchFirst, Order::BatchFirst)
+    }
+
+    /// The orders of input and output.
+    #[must_use]
+    pub fn orders(mut self, input: Order, output: Order) -> Self {
+        self.input = input;
+        self.output = output;
+        self
+    }
+
+    /// Keeps the states before every `k`-th step alone.
+    #[must_use]
+    pub fn recompute(mut self, k: usize) -> Self {
+        self.recompute = Some(k);
+        self
+    }
+
+    /// Runs the first steps for their state alone.
+    #[must_use]
+    pub fn burn_in(mut self, steps: usize) -> Self {
+        self.burn_in = steps;
+        self
+    }
+
+    /// Adds to the weights' gradients.
+    #[must_use]
+    pub fn accumulate(mut self) -> Self {
+        self.accumulate = true;
+        self
+    }
+}
+
+/// A run of steps whose kept values share the memory of the other segments'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Its place among the segments in the order in which a direction runs them.
+    pub(crate) number: usize,
+    pub(crate) steps: Range<usize>,
+    /// Whether it has gradients.
+    pub(crate) trained: bool,
+}
+
+/// Neighbouring rows of a segment in the call's rows, and where they stand in the segment's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) whole: usize,
+    pub(crate) local: usize,
+    pub(crate) len: usize,
+}
+
+/// Sequences whose first step in a segment is the same; `None` for those that have none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) sequences: Range<usize>,
+    pub(crate) step: Option<usize>,
+}
+
+/// A row and the distance to that of the next sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) start: usize,
+    pub(crate) row: usize,
+}
+
+/// A layer and a call of it that fit together.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub(crate) spec: LayerSpec,
+    pub(crate) call: Call,
+    /// Packed: the row of each step's first sequence; then the number of rows.
+    offsets: Vec<usize>,
+}
+
+impl Run {
+    /// Checks a call of a layer.
+    ///
+    /// # Errors
+    /// If a size is 0, options contradict each other, batch sizes are not sorted, or an array had more
+    /// elements than 32 bits can index.
+    pub fn new(spec: &LayerSpec, call: &Call) -> Result<Self> {
+        spec.check()?;
+        check(spec, call)?;
+        let offsets = match &call.batch {
+            Batch::Padded(_) => Vec::new(),
+            Batch::Packed(sizes) => {
+                let mut offsets = vec![0usize];
+                for (i, &size) in sizes.iter().enumerate() {
+                    offsets.push(offsets[i].saturating_add(size));
+                }
+                offsets
+            }
+        };
+        let run = Self {
+            spec: *spec,
+            call: call.clone(),
+            offsets,
+        };
+        let (rows, batch) = match &call.batch {
+            Batch::Padded(size) => ([size.steps, size.batch], size.batch),
+            Batch::Packed(_) => ([run.offsets[run.steps()], 1], run.batch()),
+        };
+        let [a, b] = rows;
+        // The rows of states have those of the sequences' last ones behind them.
+        let a = a.saturating_add(1);
+        let (hidden, slots) = (
+            spec.hidden_size,
+            spec.cell.slots.max(spec.cell.gradient_slots),
+        );
+        let arrays: [(&str, &[usize]); 4] = [
+            ("x", &[a, b, spec.input_size]),
+            ("y", &[a, b, spec.directions(), spec.output_size()]),
+            ("gates", &[a, b, slots, hidden]),
+            (
+                "states",
+                &[spec.num_layers, spec.directions(), batch, 3, hidden],
+            ),
+        ];
+        check_elements(spec.cell.name, &arrays)?;
+        Ok(run)
+    }
+
+    /// The layer.
+    pub fn spec(&self) -> &LayerSpec {
+        &self.spec
+    }
+
+    /// The call.
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// T
+    pub fn steps(&self) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.steps,
+            Batch::Packed(sizes) => sizes.len(),
+        }
+    }
+
+    /// N
+    pub fn batch(&self) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.batch,
+            Batch::Packed(sizes) => sizes[0],
+        }
+    }
+
+    /// How many rows x and y have: T·N, or the tokens of packed sequences.
+    pub fn rows(&self) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.steps * size.batch,
+            Batch::Packed(_) => self.offsets[self.steps()],
+        }
+    }
+
+    /// The shape of an array with `features` values for each row.
+    pub fn shape(&self, order: Order, features: usize) -> Vec<usize> {
+        match (&self.call.batch, order) {
+            (Batch::Packed(_), _) => vec![self.rows(), features],
+            (Batch::Padded(s), Order::TimeFirst) => vec![s.steps, s.batch, features],
+            (Batch::Padded(s), Order::BatchFirst) => vec![s.batch, s.steps, features],
+        }
+    }
+
+    /// Whether steps have a mask.
+    pub(crate) fn masked(&self) -> bool {
+        self.call.lengths || self.call.resets
+    }
+
+    pub(crate) fn training(&self) -> bool {
+        self.call.mode == Mode::Training
+    }
+
+    /// S: blocks per row in `gates`.
+    pub(crate) fn slots(&self) -> usize {
+        match self.call.mode {
+            Mode::Training => self.spec.cell.slots,
+            Mode::Inference => self.spec.cell.gates,
+        }
+    }
+
+    /// How many sequences have a step.
+    pub(crate) fn count(&self, t: usize) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.batch,
+            Batch::Packed(sizes) => sizes[t],
+        }
+    }
+
+    /// The rows of a step in a whole array of this order.
+    pub(crate) fn place(&self, order: Order, t: usize) -> Place {
+        match (&self.call.batch, order) {
+            (Batch::Packed(_), _) => Place {
+                start: self.offsets[t],
+                row: 1,
+            },
+            (Batch::Padded(size), Order::TimeFirst) => Place {
+                start: t * size.batch,
+                row: 1,
+            },
+            (Batch::Padded(size), Order::BatchFirst) => Place {
+                start: t,
+                row: size.steps,
+            },
+        }
+    }
+
+    /// The rows of a step in a segment's arrays, which have the order of the input.
+    pub(crate) fn place_in(&self, segment: &Segment, t: usize) -> Place {
+        let first = segment.steps.start;
+        match (&self.call.batch, self.call.input) {
+            (Batch::Packed(_), _) => Place {
+                start: self.offsets[t] - self.offsets[first],
+                row: 1,
+            },
+            (Batch::Padded(size), Order::TimeFirst) => Place {
+                start: (t - first) * size.batch,
+                row: 1,
+            },
+            (Batch::Padded(_), Order::BatchFirst) => Place {
+                start: t - first,
+                row: segment.steps.len(),
+            },
+        }
+    }
+
+    /// How many rows a segment has.
+    pub(crate) fn rows_in(&self, segment: &Segment) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => segment.steps.len() * size.batch,
+            Batch::Packed(_) => self.offsets[segment.steps.end] - self.offsets[segment.steps.start],
+        }
+    }
+
+    /// The most rows that a segment has.
+    pub(crate) fn most_rows(&self) -> usize {
+        let segments = self.segments(false);
+        segments.iter().map(|s| self.rows_in(s)).max().unwrap_or(0)
+    }
+
+    /// A segment's rows as runs of neighbours.
+    pub(crate) fn blocks(&self, segment: &Segment) -> Vec<Block> {
+        let steps = &segment.steps;
+        match (&self.call.batch, self.call.input) {
+            (Batch::Padded(size), Order::BatchFirst) if steps.len() < size.steps => {
+                let block = |n| Block {
+                    whole: n * size.steps + steps.start,
+                    local: n * steps.len(),
+                    len: steps.len(),
+                };
+                (0..size.batch).map(block).collect()
+            }
+            (Batch::Padded(_), Order::BatchFirst) => vec![Block {
+                whole: 0,
+                local: 0,
+                len: self.rows(),
+            }],
+            _ => vec![Block {
+                whole: self.place(self.call.input, steps.start).start,
+                local: 0,
+                len: self.rows_in(segment),
+            }],
+        }
+    }
+
+    /// The segments in the order in which a direction runs them.
+    pub(crate) fn segments(&self, reverse: bool) -> Vec<Segment> {
+        let (steps, burn_in) = (self.steps(), self.call.burn_in);
+        let length = self.call.recompute.unwrap_or(steps).clamp(1, steps);
+        let mut runs = Vec::new();
+        if burn_in > 0 {
+            runs.push((0..burn_in, false));
+        }
+        for start in (burn_in..steps).step_by(length) {
+            runs.push((start..(start + length).min(steps), true));
+        }
+        if reverse {
+            runs.reverse();
+        }
+        let numbered = runs.into_iter().enumerate();
+        numbered
+            .map(|(number, (steps, trained))| Segment {
+                number,
+                steps,
+                trained: trained && self.training(),
+            })
+            .collect()
+    }
+
+    /// Whether the backward pass runs the segments forward again, as their kept values share memory.
+    pub(crate) fn runs_again(&self) -> bool {
+        self.segments(false).iter().filter(|s| s.trained).count() > 1
+    }
+
+    /// The steps of a segment in the order in which a direction runs them.
+    pub(crate) fn order(&self, segment: &Segment, reverse: bool) -> Vec<usize> {
+        let steps = segment.steps.clone();
+        if reverse {
+            steps.rev().collect()
+        } else {
+            steps.collect()
+        }
+    }
+
+    /// Where the sequences have their first step of a segment, in the order in which a direction runs.
+    pub(crate) fn starts(&self, segment: &Segment, reverse: bool) -> Vec<Start> {
+        let mut starts = Vec::new();
+        let mut done = 0;
+        // The last steps have the fewest sequences.
+        for t in self.order(segment, reverse) {
+            let count = self.count(t);
+            if count > done {
+                starts.push(Start {
+                    sequences: done..count,
+                    step: Some(t),
+                });
+                done = count;
+            }
+        }
+        if done < self.batch() {
+            starts.push(Start {
+                sequences: done..self.batch(),
+                step: None,
+            });
+        }
+        starts
+    }
+}
+
+fn check(spec: &LayerSpec, call: &Call) -> Result<()> {
+    let steps = match &call.batch {
+        Batch::Padded(size) => {
+            for (arg, value) in [("steps", size.steps), ("batch", size.batch)] {
+                if value == 0 {
+                    return Err(Error::value(OP, arg, "at least 1", value));
+                }
+            }
+            size.steps
+        }
+        Batch::Packed(sizes) => {
+            check_packed(call, sizes)?;
+            sizes.len()
+        }
+    };
+    if call.mode == Mode::Inference {
+        let of_training = [
+            ("recompute", call.recompute.is_some()),
+            ("burn_in", call.burn_in > 0),
+            ("accumulate", call.accumulate),
+        ];
+        if let Some((arg, _)) = of_training.into_iter().find(|(_, used)| *used) {
+            return Err(Error::value(OP, arg, "left out in inference", "it"));
+        }
+    }
+    if call.recompute == Some(0) {
+        return Err(Error::value(OP, "recompute", "at least 1", 0));
+    }
+    if call.burn_in > steps {
+        let expected = format!("at most the {steps} steps");
+        return Err(Error::value(OP, "burn_in", expected, call.burn_in));
+    }
+    if call.burn_in > 0 && spec.bidirectional {
+        let expected = "0 where a direction runs from the end";
+        return Err(Error::value(OP, "burn_in", expected, call.burn_in));
+    }
+    Ok(())
+}
+
+fn check_packed(call: &Call, sizes: &[usize]) -> Result<()> {
+    const ARG: &str = "batch_sizes";
+    if sizes.is_empty() {
+        return Err(Error::value(OP, ARG, "at least one step", "none"));
+    }
+    if let Some(t) = sizes.iter().position(|&s| s == 0) {
+        return Err(Error::value(
+            OP,
+            ARG,
+            "at least 1 in every step",
+            format!("0 in step {t}"),
+        ));
+    }
+    if let Some(t) = (1..sizes.len()).find(|&t| sizes[t] > sizes[t - 1]) {
+        let got = format!("{} after {} in step {t}", sizes[t], sizes[t - 1]);
+        return Err(Error::value(
+            OP,
+            ARG,
+            "falling or equal from step to step",
+            got,
+        ));
+    }
+    if call.lengths {
+        let expected = "left out for packed sequences, whose batch sizes say them";
+        return Err(Error::value(OP, "lengths", expected, "both"));
+    }
+    if (call.input, call.output) != (Order::TimeFirst, Order::TimeFirst) {
+        let got = format!("{:?}, {:?}", call.input, call.output);
+        return Err(Error::value(
+            OP,
+            "orders",
+            "TimeFirst for packed sequences",
+            got,
+        ));
+    }
+    Ok(())
+}

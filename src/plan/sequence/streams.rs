@@ -1,0 +1,231 @@
+//! Streams: single steps of any of many independent sequences, one dispatch for each kernel of a
+//! level's step.
+//!
+//! A step reads which streams advance from a list in the device's memory, so one plan serves every
+//! subset. The kernels are those of whole sequences; with `STREAM` they also take the product with
+//! the input, from weights packed as `[I + 1 + P, G·H]`: W_ih, b_ih and W_hh, transposed. h has two
+//! halves per stream, read and written by turns, since every unit of a stream reads all of them.
+
+use super::buffers::{LevelWeights, Weights};
+use super::spec::{LayerSpec, Level};
+use super::step::{bindings, constants, cost, grid, numbers};
+use super::{BufferId, Builder, Role};
+use crate::cell::Pass;
+use crate::error::{Error, Result};
+use crate::kernels::copy::copy;
+use crate::kernels::index;
+use crate::kernels::step::StepParams;
+use crate::kernels::transpose::transpose_to;
+use crate::plan::Dispatch;
+
+/// The buffers of a layer's streams.
+#[derive(Debug, Clone)]
+pub struct StreamStates {
+    /// `[1 + streams]`, integer: how many streams advance, then for each twice its number plus which
+    /// half of h has its state.
+    pub list: BufferId,
+    /// `[streams, I]`: the inputs of those that advance, in the order of the list.
+    pub x: BufferId,
+    /// `[streams, P]`: their outputs, likewise.
+    pub y: BufferId,
+    /// For each layer `[2, streams, P]`.
+    pub h: Vec<BufferId>,
+    /// For each layer `[streams, H]`, for cells that have c.
+    pub c: Vec<Option<BufferId>>,
+    packed: Vec<BufferId>,
+    inner: Option<BufferId>,
+    between: Option<BufferId>,
+}
+
+/// Adds the buffers of `count` streams, a section `prepare` that packs the weights, and a section
+/// `step`.
+///
+/// # Errors
+/// If the layer has two directions, `count` is 0 or the arrays are too large.
+pub fn streams(
+    b: &mut Builder,
+    spec: &LayerSpec,
+    count: usize,
+    weights: &Weights,
+) -> Result<StreamStates> {
+    check(spec, count)?;
+    let states = buffers(b, spec, count);
+    b.section("prepare");
+    for (level, &packed) in spec.levels().zip(&states.packed) {
+        pack(b, spec, &level, &weights.levels[level.layer], packed)?;
+        let level = &weights.levels[level.layer];
+        if let (Some(from), Some(to)) = (level.weight_hr, level.weight_hr_t) {
+            crate::kernels::transpose::transpose(b, from, to)?;
+        }
+    }
+    b.section("step");
+    for level in spec.levels() {
+        for pass in spec.cell.forward {
+            step(b, spec, &level, count, weights, &states, pass)?;
+        }
+    }
+    Ok(states)
+}
+
+fn check(spec: &LayerSpec, count: usize) -> Result<()> {
+    const OP: &str = "streams";
+    spec.check()?;
+    if spec.bidirectional {
+        let needs = "a direction that runs from the end (its first step needs the last input)";
+        return Err(Error::Unsupported {
+            op: OP,
+            needs: needs.to_owned(),
+        });
+    }
+    if count == 0 {
+        return Err(Error::value(OP, "count", "at least 1", count));
+    }
+    // The list holds twice a stream's number plus one.
+    let most = (u32::MAX / 4) as usize;
+    if count > most {
+        let expected = format!("at most {most}");
+        return Err(Error::value(OP, "count", expected, count));
+    }
+    let (hidden, width) = (spec.hidden_size, spec.width());
+    let rows = spec.input_size.max(spec.output_size()) + 1 + spec.output_size();
+    let arrays: [(&str, &[usize]); 3] = [
+        ("states", &[2, count, hidden]),
+        ("x", &[count, spec.input_size]),
+        ("packed weights", &[rows, width]),
+    ];
+    super::spec::check_elements(spec.cell.name, &arrays)
+}
+
+fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
+    let (hidden, output) = (spec.hidden_size, spec.output_size());
+    let list = b.uint("streams", &[1 + count], Role::Input);
+    let x = b.float("x", &[count, spec.input_size], Role::Input);
+    let y = b.float("y", &[count, output], Role::Output);
+    let mut states = StreamStates {
+        list,
+        x,
+        y,
+        h: Vec::new(),
+        c: Vec::new(),
+        packed: Vec::new(),
+        // z stands behind what a GRU's first kernel hands on.
+        inner: spec
+            .cell
+            .hands_on()
+            .then(|| b.float("inner", &[count, 2, hidden], Role::Scratch)),
+        between: None,
+    };
+    for level in spec.levels() {
+        let suffix = level.suffix();
+        let rows = level.input_size + 1 + output;
+        let name = |name: &str| format!("{name}_{suffix}");
+        states
+            .h
+            .push(b.float(&name("h"), &[2, count, output], Role::State));
+        let with_c = spec.cell.cell_state;
+        states
+            .c
+            .push(with_c.then(|| b.float(&name("c"), &[count, hidden], Role::State)));
+        let packed = b.float(&name("weight_stream"), &[rows, spec.width()], Role::Saved);
+        states.packed.push(packed);
+    }
+    if spec.num_layers > 1 {
+        // Two, as a layer reads one and writes the other.
+        let shape = [count, output];
+        states.between = Some(b.float("y below", &shape, Role::Scratch));
+    }
+    states
+}
+
+/// Packs W_ih, b_ih and W_hh of a level.
+fn pack(
+    b: &mut Builder,
+    spec: &LayerSpec,
+    level: &Level,
+    weights: &LevelWeights,
+    packed: BufferId,
+) -> Result<()> {
+    let (input, width) = (level.input_size, spec.width());
+    transpose_to(b, weights.weight_ih, (packed, 0))?;
+    // Without biases zeros stand in.
+    let bias = weights.bias_ih.unwrap_or(weights.bias_hh);
+    copy(b, (bias, 0), (packed, input * width), width)?;
+    transpose_to(b, weights.weight_hh, (packed, (input + 1) * width))
+}
+
+fn step(
+    b: &mut Builder,
+    spec: &LayerSpec,
+    level: &Level,
+    count: usize,
+    weights: &Weights,
+    states: &StreamStates,
+    pass: &Pass,
+) -> Result<()> {
+    let w = &weights.levels[level.layer];
+    let (hidden, output, layer) = (spec.hidden_size, spec.output_size(), level.layer);
+    // Outputs go back and forth, so that the last one is y.
+    let even = |layer: usize| (spec.num_layers - 1 - layer).is_multiple_of(2);
+    let output_of = |layer: usize| match states.between {
+        Some(between) if !even(layer) => between,
+        _ => states.y,
+    };
+    let x = match layer.checked_sub(1) {
+        None => states.x,
+        Some(below) => output_of(below),
+    };
+    let known = [
+        ("mask", Some(states.list)),
+        ("gates", Some(x)),
+        ("weight_hh_t", Some(states.packed[layer])),
+        ("weight_hr_t", w.weight_hr_t),
+        ("bias_hh", Some(w.bias_hh)),
+        ("weight_p", Some(w.weight_p.unwrap_or(w.bias_hh))),
+        ("h", Some(states.h[layer])),
+        ("c", states.c[layer]),
+        ("inner", states.inner),
+        ("y", Some(output_of(layer))),
+    ];
+    let flags = [("SAVE", 0), ("MASKED", 0), ("STREAM", 1)];
+    let op = pass.kernel.name;
+    b.push(Dispatch {
+        kernel: pass.kernel,
+        constants: &constants(spec, pass, &flags),
+        bindings: &bindings(pass, &known)?,
+        params: StepParams {
+            count: index(op, count)?,
+            streams: index(op, count)?,
+            input: index(op, level.input_size)?,
+            y_row: index(op, output)?,
+            inner_row: index(op, 2 * hidden)?,
+            ..numbers(spec, op)?
+        },
+        grid: grid(spec, pass, count),
+        cost: {
+            let cost = cost(spec, pass, count, spec.cell.gates);
+            let of_input = 2 * count * spec.width() * level.input_size;
+            crate::plan::Cost {
+                flops: cost.flops + of_input as u64,
+                length: cost.length.max(level.input_size),
+                ..cost
+            }
+        },
+    })
+}
+
+/// One kernel of a step of streams, for its test inputs.
+pub(crate) fn sample(b: &mut Builder, spec: &LayerSpec, count: usize, pass: &Pass) -> Result<()> {
+    let spec = LayerSpec {
+        bidirectional: false,
+        ..*spec
+    };
+    check(&spec, count)?;
+    let weights = super::weights(b, &spec);
+    let states = buffers(b, &spec, count);
+    let level = Level {
+        layer: 0,
+        reverse: false,
+        input_size: spec.input_size,
+    };
+    step(b, &spec, &level, count, &weights, &states, pass)
+}
