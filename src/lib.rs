@@ -43,6 +43,7 @@
 //! | [`kernel`], [`kernels`] | what a kernel is, and all of them |
 //! | [`cell`] | a recurrent cell as data |
 //! | [`context`], [`tensor`] | devices and memory |
+//! | [`init`] | initial weights |
 //! | [`train`] | a language model, its training step, text and sampling |
 //! | [`interop`] | safetensors files and solved reference cases |
 //! | [`check`] | comparing GPU and CPU, with cases, kernel by kernel, step by step |
@@ -80,6 +81,7 @@ pub mod check;
 pub mod context;
 pub mod error;
 mod host;
+pub mod init;
 pub mod interop;
 pub mod kernel;
 pub mod kernels;

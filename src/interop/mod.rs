@@ -1,5 +1,7 @@
-//! Files that others write or read: safetensors archives, reference cases, and whole-file writes.
+//! What others write or read: safetensors archives, reference cases, whole-file writes, and weights in
+//! the layouts of other systems.
 
 pub mod atomic;
 pub mod case;
 pub mod safetensors;
+pub mod weights;

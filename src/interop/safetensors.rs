@@ -262,7 +262,8 @@ fn oversized(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-fn elements(shape: &[usize]) -> Option<usize> {
+/// The product of the sizes, if a `usize` can say it.
+pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
     shape
         .iter()
         .try_fold(1_usize, |n, &size| n.checked_mul(size))

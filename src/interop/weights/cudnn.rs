@@ -1,0 +1,90 @@
+//! cuDNN's weight space: one flat buffer that holds all layers.
+//!
+//! A pseudo-layer is one direction of one layer: layer 0 forward, layer 0 reverse, layer 1 forward, and
+//! so on. First stand the matrices of all pseudo-layers, then the biases of all:
+//!
+//! ```text
+//! weight_ih, weight_hh (, weight_hr) of pseudo-layer 0, of pseudo-layer 1, …
+//! bias_ih, bias_hh                   of pseudo-layer 0, of pseudo-layer 1, …
+//! ```
+//!
+//! Each is row-major with PyTorch's gate order, which is cuDNN's: i, f, new memory, o and r, z, new memory
+//! (`linLayerID` of `cudnnGetRNNWeightParams`). It is the buffer that `flatten_parameters` of PyTorch
+//! makes on an NVIDIA GPU.
+//!
+//! cuDNN documents the gates but not where in the buffer they lie. The order of the arrays is the one that
+//! JAX relies on (`jax/experimental/rnn.py`, found there by trial) for LSTMs in `f32` with
+//! `CUDNN_RNN_DOUBLE_BIAS`. That `weight_hr` stands behind `weight_hh` follows the numbers of
+//! `linLayerID`, where it is the last; no source confirms it. Where cuDNN is at hand, ask it for the
+//! addresses and convert array by array.
+//!
+//! `bias` false is `CUDNN_RNN_NO_BIAS`. PyTorch's layers without biases have zeros in their place in the
+//! buffer: read those with `bias` true.
+
+use super::arrays::{array, no_surplus, required};
+use super::{Shape, Weights};
+use crate::error::{Error, Result};
+use crate::interop::safetensors::elements;
+
+/// All weights of the model by PyTorch's names.
+///
+/// # Errors
+/// [`Error::Shape`] if the buffer has another length; [`Error::Value`] for a shape that cannot be;
+/// [`Error::Unsupported`] for peepholes.
+pub fn import(shape: &Shape, buffer: &[f32]) -> Result<Weights> {
+    let op = "cudnn::import";
+    let layout = layout(op, shape)?;
+    let expected = total(&layout);
+    if expected != Some(buffer.len()) {
+        let expected = expected.map_or("more than memory holds".to_owned(), |n| n.to_string());
+        return Err(Error::Shape {
+            op,
+            arg: "the buffer's length".to_owned(),
+            expected,
+            got: buffer.len().to_string(),
+        });
+    }
+    let mut rest = buffer;
+    let take = |(name, shape): (String, Vec<usize>)| {
+        let (values, behind) = rest.split_at(shape.iter().product());
+        rest = behind;
+        (name, array(&shape, values.to_vec()))
+    };
+    Ok(layout.into_iter().map(take).collect())
+}
+
+/// The buffer of a model with these weights.
+///
+/// # Errors
+/// [`Error::Shape`] if a weight is missing, surplus, of another shape or not `f32`; otherwise as
+/// [`import`].
+pub fn export(shape: &Shape, weights: &Weights) -> Result<Vec<f32>> {
+    let op = "cudnn::export";
+    let layout = layout(op, shape)?;
+    no_surplus(op, shape, weights)?;
+    let mut buffer = Vec::new();
+    for (name, shape) in layout {
+        buffer.extend_from_slice(required(op, &name, weights.get(&name), &shape)?);
+    }
+    Ok(buffer)
+}
+
+/// Names and shapes in the order of the buffer.
+fn layout(op: &'static str, shape: &Shape) -> Result<Vec<(String, Vec<usize>)>> {
+    shape.check(op)?;
+    if shape.peephole {
+        let needs = "peepholes, which cuDNN has not".to_owned();
+        return Err(Error::Unsupported { op, needs });
+    }
+    let mut layout = shape.names()?;
+    // Stable: matrices and biases stay in PyTorch's order, each among themselves.
+    layout.sort_by_key(|(name, _)| name.starts_with("bias"));
+    Ok(layout)
+}
+
+/// How many numbers there are together, if a `usize` can say so.
+fn total(layout: &[(String, Vec<usize>)]) -> Option<usize> {
+    layout
+        .iter()
+        .try_fold(0_usize, |sum, (_, shape)| sum.checked_add(elements(shape)?))
+}
