@@ -50,10 +50,10 @@
 //!
 //! # Notation
 //!
-//! T steps, N sequences, I inputs, H hidden units, G gates, V tokens. Arrays are row-major:
-//! x `[T, N, I]`, h and c `[T + 1, N, H]` with the initial state at index 0, y `[T, N, H]` = h from
-//! index 1. Weights have PyTorch's names, layout and gate order (i, f, g, o and r, z, n). The
-//! gradient of a value has a `d` before its name.
+//! T steps, N sequences, I inputs, H hidden units, P projected units (H without a projection), L
+//! layers, D directions, G gates, V tokens. Arrays are row-major: x `[T, N, I]`, y `[T, N, D·P]`,
+//! states `[L·D, N, P]` (h) and `[L·D, N, H]` (c). Weights have PyTorch's names, layout and gate order
+//! (i, f, g, o and r, z, n). The gradient of a value has a `d` before its name.
 //!
 //! ```text
 //! RNN    h' = a(W_ih x + b_ih + W_hh h + b_hh)
@@ -61,6 +61,20 @@
 //!        c' = f c + i g                                  h' = o tanh c'
 //! GRU    r, z = σ(…)   n = tanh(W_in x + b_in + r (W_hn h + b_hn))   h' = (1 − z) n + z h
 //! ```
+//!
+//! What each option adds to them: [`Lstm`], [`Gru`], [`Rnn`] and [`Activation`] for the cell, [`Call`]
+//! for what is done with it. Where PyTorch has an option, its result is the definition.
+//!
+//! | option | meaning |
+//! |---|---|
+//! | projection | h' = W_hr (o tanh c'), of P units |
+//! | peepholes | i and f also see p ∘ c, and o sees p ∘ c' |
+//! | coupled | f = 1 − i |
+//! | clip | limits every pre-activation, after the peepholes; `cell_clip` limits c' before it is used |
+//! | reset before | n = tanh(W_in x + b_in + W_hn (r h) + b_hn) |
+//! | lengths | past its length a sequence puts out 0 and keeps its state; the direction that runs from the end starts there |
+//! | resets | the state is zeroed before a step |
+//! | burn-in | the first steps carry the state and have no gradient, nor does what flows into them |
 //!
 //! # Numbers
 //!

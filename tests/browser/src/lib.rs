@@ -1,10 +1,11 @@
-//! Every cell, forward and backward, on the browser's WebGPU against the CPU oracle.
+//! Every cell, forward and backward, alone and with all that a call may have, on the browser's WebGPU
+//! against the CPU oracle.
 
 use wasm_bindgen::prelude::*;
 use wgrnn::check::{compare, tolerance};
-use wgrnn::plan::sequence::LayerSpec;
+use wgrnn::ndarray::Array2;
 use wgrnn::rng::Rng;
-use wgrnn::{Context, Dtype, Layer, Result, Sequence, Size, Tensor, cell};
+use wgrnn::{Call, Context, Dtype, Layer, LayerSpec, Result, Sequence, Size, Tensor, cell};
 
 const SIZE: Size = Size { steps: 5, batch: 6 };
 const INPUT: usize = 17;
@@ -32,8 +33,9 @@ async fn compare_all(report: &mut String) -> Result<usize> {
     report.push_str(&format!("{}\n", gpu.name()));
     let oracle = Context::cpu_f64();
     let mut failures = 0;
-    for cell in cell::ALL {
-        let (got, want) = (call(&gpu, cell)?, call(&oracle, cell)?);
+    let kinds = [("plain", false), ("options", true)];
+    for (cell, (kind, options)) in cell::ALL.iter().flat_map(|c| kinds.map(|k| (c, k))) {
+        let (got, want) = (call(&gpu, cell, options)?, call(&oracle, cell, options)?);
         let limit = tolerance::layer(
             Dtype::F32,
             (SIZE.steps * SIZE.batch).max(HIDDEN * cell.gates),
@@ -45,7 +47,7 @@ async fn compare_all(report: &mut String) -> Result<usize> {
             let status = if error <= limit { "pass" } else { "FAIL" };
             failures += usize::from(error > limit || error.is_nan());
             report.push_str(&format!(
-                "{status} {:9} {name:16} {:.3} of the tolerance\n",
+                "{status} {:24} {kind:8} {name:24} {:.3} of the tolerance\n",
                 cell.name,
                 error / limit
             ));
@@ -54,11 +56,24 @@ async fn compare_all(report: &mut String) -> Result<usize> {
     Ok(failures)
 }
 
-fn call(context: &Context, cell: &'static cell::Cell) -> Result<Sequence> {
-    let spec = LayerSpec::new(cell, INPUT, HIDDEN);
-    let call = Layer::new(context, spec, 3)?.training(SIZE)?;
+fn call(context: &Context, cell: &'static cell::Cell, options: bool) -> Result<Sequence> {
+    let mut spec = LayerSpec::new(cell, INPUT, HIDDEN);
+    let mut kind = Call::training(SIZE);
+    if options {
+        spec.num_layers = 2;
+        spec.bidirectional = true;
+        spec.dropout = 0.2;
+        spec.clip = Some(0.9);
+        kind = kind.lengths().resets().batch_first().recompute(2);
+    }
+    let call = Layer::new(context, spec, 3)?.sequence(&kind)?;
+    if options {
+        call.set_lengths(&[5, 0, 3, 1, 5, 2])?;
+        let resets = Array2::from_shape_fn((SIZE.batch, SIZE.steps), |(n, t)| (n + t) % 4 == 3);
+        call.set_resets(resets.view())?;
+    }
     let mut rng = Rng::new(4);
-    for tensor in [call.x(), &call.h0(), call.dy()?, &call.dhn()?] {
+    for tensor in [call.x(), call.h0(), call.dy()?, call.dhn()?] {
         tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0))?;
     }
     call.forward()?;
@@ -68,14 +83,19 @@ fn call(context: &Context, cell: &'static cell::Cell) -> Result<Sequence> {
 
 fn tensors(call: &Sequence) -> Result<Vec<(String, Tensor)>> {
     let mut all = vec![
-        ("y".to_owned(), call.y()),
+        ("y".to_owned(), call.y().clone()),
         ("dx".to_owned(), call.dx()?.clone()),
-        ("dh0".to_owned(), call.dh0()?),
+        ("dh0".to_owned(), call.dh0()?.clone()),
     ];
     all.extend(call.gradients()?);
     Ok(all)
 }
 
 async fn values(tensor: &Tensor) -> Result<Vec<f64>> {
-    Ok(tensor.read_async().await?.into_iter().map(f64::from).collect())
+    Ok(tensor
+        .read_async()
+        .await?
+        .into_iter()
+        .map(f64::from)
+        .collect())
 }
