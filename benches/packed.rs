@@ -12,7 +12,7 @@ mod common;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wgrnn::check::{compare, tolerance};
 use wgrnn::rng::Rng;
-use wgrnn::{Call, Context, Dtype, Layer, Lstm, Mode, Packing, Result, Sequence, Size};
+use wgrnn::{Call, Dtype, Layer, Lstm, Mode, Packing, Result, Sequence, Size};
 
 const FEATURES: usize = 60;
 /// The longest turn.
