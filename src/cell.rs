@@ -2,7 +2,8 @@
 //!
 //! One driver, [`crate::plan::sequence`], runs every cell, those of this crate ([`ALL`]) and those of
 //! others. It finds the buffers of a cell's kernels by the names of their bindings, so a new cell is
-//! its kernels and a [`Cell`]; `examples/mgu` is one outside the crate. Every kernel takes
+//! its kernels and a [`Cell`]; `examples/mgu` is one outside the crate. A kernel is described by
+//! [`step::kernel`](crate::kernels::step::kernel), takes
 //! [`StepParams`](crate::kernels::step::StepParams) and has `mask` as its first binding.
 //!
 //! What a forward kernel may bind (G gates, S kept values, P units of h; the rows of a step are found
@@ -126,6 +127,29 @@ pub struct Blocks {
     pub count: usize,
 }
 
+impl Blocks {
+    /// So many blocks from `slot` on, the gradients of as many gates from `gate` on.
+    pub const fn new(slot: usize, gate: usize, count: usize) -> Self {
+        Self { slot, gate, count }
+    }
+
+    /// The same blocks as gradients of products of W_hh with h.
+    pub const fn of_state(self) -> Recurrent {
+        Recurrent {
+            blocks: self,
+            operand: Operand::State,
+        }
+    }
+
+    /// The same blocks as gradients of products of W_hh with `inner`.
+    pub const fn of_inner(self) -> Recurrent {
+        Recurrent {
+            blocks: self,
+            operand: Operand::Inner,
+        }
+    }
+}
+
 /// Blocks of gates and what their recurrent weights multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recurrent {
@@ -220,23 +244,12 @@ pub static ALL: &[&Cell] = &[
     &RNN_RELU,
 ];
 
-const fn blocks(slot: usize, gate: usize, count: usize) -> Blocks {
-    Blocks { slot, gate, count }
-}
-
-const fn of_state(blocks: Blocks) -> Recurrent {
-    Recurrent {
-        blocks,
-        operand: Operand::State,
-    }
-}
-
 const LSTM_ACTIVATIONS: &[Activation] = &[Activation::SIGMOID, Activation::TANH, Activation::TANH];
-const ONE_GATE: &[Blocks] = &[blocks(0, 0, 1)];
-const ONE_GATE_OF_STATE: &[Recurrent] = &[of_state(blocks(0, 0, 1))];
-const THREE_GATES: &[Blocks] = &[blocks(0, 0, 3)];
-const FOUR_GATES: &[Blocks] = &[blocks(0, 0, 4)];
-const FOUR_GATES_OF_STATE: &[Recurrent] = &[of_state(blocks(0, 0, 4))];
+const ONE_GATE: &[Blocks] = &[Blocks::new(0, 0, 1)];
+const ONE_GATE_OF_STATE: &[Recurrent] = &[Blocks::new(0, 0, 1).of_state()];
+const THREE_GATES: &[Blocks] = &[Blocks::new(0, 0, 3)];
+const FOUR_GATES: &[Blocks] = &[Blocks::new(0, 0, 4)];
+const FOUR_GATES_OF_STATE: &[Recurrent] = &[Blocks::new(0, 0, 4).of_state()];
 /// Gates i and f see c before the step, o sees it after; the kernel keeps both behind the gates.
 const PEEPHOLES: &[Diagonal] = &[
     Diagonal {
@@ -381,7 +394,10 @@ pub static GRU: Cell = gru_cell(
     &[Pass::new(&gru::FORWARD)],
     &[Pass::new(&gru::BACKWARD)],
     4,
-    &[of_state(blocks(0, 0, 2)), of_state(blocks(3, 2, 1))],
+    &[
+        Blocks::new(0, 0, 2).of_state(),
+        Blocks::new(3, 2, 1).of_state(),
+    ],
 );
 
 /// Gated recurrent unit, reset before the product; gates r, z, n.
@@ -397,11 +413,8 @@ pub static GRU_BEFORE: Cell = gru_cell(
     ],
     3,
     &[
-        of_state(blocks(0, 0, 2)),
-        Recurrent {
-            blocks: blocks(2, 2, 1),
-            operand: Operand::Inner,
-        },
+        Blocks::new(0, 0, 2).of_state(),
+        Blocks::new(2, 2, 1).of_inner(),
     ],
 );
 

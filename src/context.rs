@@ -99,6 +99,24 @@ impl Context {
         }
     }
 
+    /// Everything that a result can be compared on: the CPU backend, then each adapter of this machine,
+    /// software adapters included.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if an adapter does not open; [`Error::Unsupported`] in a browser, where
+    /// nothing may block.
+    pub fn all() -> Result<Vec<Self>> {
+        let mut contexts = vec![Self::cpu()];
+        #[cfg(feature = "gpu")]
+        {
+            Self::can_block("Context::all", "Context::adapters and from_adapter")?;
+            for adapter in pollster::block_on(Self::adapters()) {
+                contexts.push(pollster::block_on(Self::from_adapter(&adapter))?);
+            }
+        }
+        Ok(contexts)
+    }
+
     /// A one-line name: the adapter and its backend, or the CPU and its precision.
     pub fn name(&self) -> String {
         match self.device() {

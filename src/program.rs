@@ -8,7 +8,7 @@ use crate::backend::cpu;
 use crate::backend::gpu::Recording;
 use crate::context::{Context, Device, Dtype};
 use crate::error::{Error, Result};
-use crate::kernel::Access;
+use crate::kernel::{Access, Kernel};
 use crate::plan::{BufferId, Plan, Role};
 use crate::tensor::Tensor;
 
@@ -163,9 +163,9 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
 /// Refuses tensors of the same memory in one step that writes one of them: WebGPU tracks the use of
 /// whole buffers, and the CPU backend locks them.
 fn check_aliases(plan: &Plan, tensors: &[Tensor]) -> Result<()> {
-    let mut seen: HashSet<(&str, &[BufferId])> = HashSet::new();
+    let mut seen: HashSet<(*const Kernel, &[BufferId])> = HashSet::new();
     for step in plan.steps() {
-        if !seen.insert((step.kernel.name, &step.bindings)) {
+        if !seen.insert((std::ptr::from_ref(step.kernel), &step.bindings)) {
             continue;
         }
         let bound = || step.bindings.iter().zip(step.kernel.bindings);

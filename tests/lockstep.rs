@@ -135,6 +135,37 @@ fn a_wrong_gate_order_is_named() -> Result<()> {
     Ok(())
 }
 
+/// A host's kernel with the name of ours, on the same device: each has its own pipeline.
+#[cfg(feature = "gpu")]
+#[test]
+fn kernels_of_one_name_are_kept_apart() -> Result<()> {
+    let pass = cell::RNN_TANH.forward[0];
+    let right = pass.kernel;
+    let wgsl = right.wgsl.replace("= input + product", "= input - product");
+    assert_ne!(wgsl, right.wgsl);
+    let text = Box::leak(wgsl.into_boxed_str());
+    let forward = altered(right, right.name, text, right.twin);
+    let broken: &'static Cell = Box::leak(Box::new(Cell {
+        forward: Box::leak(Box::new([cell::Pass {
+            kernel: forward,
+            ..pass
+        }])),
+        ..cell::RNN_TANH
+    }));
+    for context in common::adapters() {
+        for (cell, differs) in [
+            (&cell::RNN_TANH, false),
+            (broken, true),
+            (&cell::RNN_TANH, false),
+        ] {
+            let sequence = sequence(&context, cell)?;
+            let first = lockstep(sequence.program(), "forward")?.first;
+            assert_eq!(first.is_some(), differs, "{first:?}");
+        }
+    }
+    Ok(())
+}
+
 static DOUBLE: Kernel = Kernel {
     name: "double",
     wgsl: "",

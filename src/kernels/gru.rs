@@ -6,7 +6,7 @@
 
 use super::gates::Gates;
 use super::sample;
-use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
+use super::step::{self, Forward, Rows, gradient_product};
 use crate::cell::GRU;
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
@@ -16,32 +16,27 @@ use crate::twin;
 const WGSL: &str = include_str!("../../shaders/gru.wgsl");
 
 /// `gru.forward`
-pub static FORWARD: Kernel = Kernel {
-    name: "gru.forward",
-    wgsl: WGSL,
-    entry: "forward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static FORWARD: Kernel = step::kernel(
+    "gru.forward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
         Binding::update("h"),
         Binding::update("y"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(forward),
-    sample: |size, rng| sample::forward(&[&GRU], 0, size, rng),
-};
+    twin!(forward),
+    |size, rng| sample::forward(&[&GRU], 0, size, rng),
+);
 
 /// `gru.backward`
-pub static BACKWARD: Kernel = Kernel {
-    name: "gru.backward",
-    wgsl: WGSL,
-    entry: "backward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static BACKWARD: Kernel = step::kernel(
+    "gru.backward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::read("saved_gates"),
         Binding::read("saved_h"),
         Binding::read("weight_hh"),
@@ -49,12 +44,9 @@ pub static BACKWARD: Kernel = Kernel {
         Binding::update("dgates"),
         Binding::update("dstate"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(backward),
-    sample: |size, rng| sample::backward(&[&GRU], 0, size, rng),
-};
+    twin!(backward),
+    |size, rng| sample::backward(&[&GRU], 0, size, rng),
+);
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;

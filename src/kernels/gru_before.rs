@@ -7,41 +7,21 @@
 use super::gates::Gates;
 use super::gemm::{Strided, StridedMut, product};
 use super::sample;
-use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
+use super::step::{self, Forward, Rows, gradient_product};
 use crate::cell::GRU_BEFORE;
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel, Twin};
+use crate::kernel::{Args, Binding, Kernel};
 use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/gru_before.wgsl");
 
-const fn kernel(
-    name: &'static str,
-    entry: &'static str,
-    bindings: &'static [Binding],
-    twin: Twin,
-    sample: fn([usize; 3], &mut crate::rng::Rng) -> Result<crate::kernel::Sample>,
-) -> Kernel {
-    Kernel {
-        name,
-        wgsl: WGSL,
-        entry,
-        bindings,
-        params_size: size_of::<StepParams>(),
-        workgroup_size: WORKGROUP as u32,
-        workgroup_memory: 0,
-        twin,
-        sample,
-    }
-}
-
 /// `gru_before.reset_gate`
-pub static RESET_GATE: Kernel = kernel(
+pub static RESET_GATE: Kernel = step::kernel(
     "gru_before.reset_gate",
-    "reset_gate",
+    WGSL,
     &[
-        Binding::read("mask").uint(),
+        step::MASK,
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
@@ -53,11 +33,11 @@ pub static RESET_GATE: Kernel = kernel(
 );
 
 /// `gru_before.update`
-pub static UPDATE: Kernel = kernel(
+pub static UPDATE: Kernel = step::kernel(
     "gru_before.update",
-    "update",
+    WGSL,
     &[
-        Binding::read("mask").uint(),
+        step::MASK,
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
@@ -70,11 +50,11 @@ pub static UPDATE: Kernel = kernel(
 );
 
 /// `gru_before.back_update`
-pub static BACK_UPDATE: Kernel = kernel(
+pub static BACK_UPDATE: Kernel = step::kernel(
     "gru_before.back_update",
-    "back_update",
+    WGSL,
     &[
-        Binding::read("mask").uint(),
+        step::MASK,
         Binding::read("saved_gates"),
         Binding::read("saved_h"),
         Binding::read("weight_hh"),
@@ -87,11 +67,11 @@ pub static BACK_UPDATE: Kernel = kernel(
 );
 
 /// `gru_before.back_reset`
-pub static BACK_RESET: Kernel = kernel(
+pub static BACK_RESET: Kernel = step::kernel(
     "gru_before.back_reset",
-    "back_reset",
+    WGSL,
     &[
-        Binding::read("mask").uint(),
+        step::MASK,
         Binding::read("saved_gates"),
         Binding::read("saved_h"),
         Binding::read("weight_hh"),

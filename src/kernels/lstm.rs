@@ -6,7 +6,7 @@
 
 use super::gates::{Gates, join};
 use super::sample;
-use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
+use super::step::{self, Forward, Rows, StepParams, gradient_product};
 use crate::activation::limit;
 use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
@@ -24,12 +24,11 @@ const CELLS: &[&crate::cell::Cell] = &[
 ];
 
 /// `lstm.forward`
-pub static FORWARD: Kernel = Kernel {
-    name: "lstm.forward",
-    wgsl: WGSL,
-    entry: "forward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static FORWARD: Kernel = step::kernel(
+    "lstm.forward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::read("weight_p"),
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
@@ -38,20 +37,16 @@ pub static FORWARD: Kernel = Kernel {
         Binding::update("c"),
         Binding::update("y"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(forward),
-    sample: |size, rng| sample::forward(CELLS, 0, size, rng),
-};
+    twin!(forward),
+    |size, rng| sample::forward(CELLS, 0, size, rng),
+);
 
 /// `lstm.backward`
-pub static BACKWARD: Kernel = Kernel {
-    name: "lstm.backward",
-    wgsl: WGSL,
-    entry: "backward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static BACKWARD: Kernel = step::kernel(
+    "lstm.backward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::read("weight_p"),
         Binding::read("saved_gates"),
         Binding::read("saved_c"),
@@ -60,13 +55,10 @@ pub static BACKWARD: Kernel = Kernel {
         Binding::update("dgates"),
         Binding::update("dstate"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(backward),
+    twin!(backward),
     // The last pass of the step, with a projection or without.
-    sample: |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
-};
+    |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
+);
 
 /// The options of a step.
 struct Options<R> {

@@ -6,7 +6,7 @@
 
 use super::gemm::{Strided, StridedMut, product};
 use super::sample;
-use super::step::{Rows, StepParams, WORKGROUP, gradient_product};
+use super::step::{self, Rows, gradient_product};
 use crate::cell::{Cell, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
@@ -17,43 +17,35 @@ const WGSL: &str = include_str!("../../shaders/project.wgsl");
 const CELLS: &[&Cell] = &[&LSTM_PROJECTED, &LSTM_PEEPHOLE_PROJECTED];
 
 /// `project.forward`
-pub static FORWARD: Kernel = Kernel {
-    name: "project.forward",
-    wgsl: WGSL,
-    entry: "forward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static FORWARD: Kernel = step::kernel(
+    "project.forward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::read("inner"),
         Binding::read("weight_hr_t"),
         Binding::update("h"),
         Binding::update("y"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(forward),
-    sample: |size, rng| sample::forward(CELLS, 1, size, rng),
-};
+    twin!(forward),
+    |size, rng| sample::forward(CELLS, 1, size, rng),
+);
 
 /// `project.backward`
-pub static BACKWARD: Kernel = Kernel {
-    name: "project.backward",
-    wgsl: WGSL,
-    entry: "backward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static BACKWARD: Kernel = step::kernel(
+    "project.backward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::read("dgates"),
         Binding::read("weight_hh"),
         Binding::read("dy"),
         Binding::update("dstate"),
         Binding::update("outer"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(backward),
-    sample: |size, rng| sample::backward(CELLS, 0, size, rng),
-};
+    twin!(backward),
+    |size, rng| sample::backward(CELLS, 0, size, rng),
+);
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;

@@ -4,7 +4,7 @@
 
 use super::gates::Gates;
 use super::sample;
-use super::step::{Forward, Rows, StepParams, WORKGROUP, gradient_product};
+use super::step::{self, Forward, Rows, gradient_product};
 use crate::cell::{RNN_RELU, RNN_TANH};
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
@@ -14,44 +14,36 @@ use crate::twin;
 const WGSL: &str = include_str!("../../shaders/rnn.wgsl");
 
 /// `rnn.forward`
-pub static FORWARD: Kernel = Kernel {
-    name: "rnn.forward",
-    wgsl: WGSL,
-    entry: "forward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static FORWARD: Kernel = step::kernel(
+    "rnn.forward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::update("gates"),
         Binding::read("weight_hh_t"),
         Binding::read("bias_hh"),
         Binding::update("h"),
         Binding::update("y"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(forward),
-    sample: |size, rng| sample::forward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
-};
+    twin!(forward),
+    |size, rng| sample::forward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
+);
 
 /// `rnn.backward`
-pub static BACKWARD: Kernel = Kernel {
-    name: "rnn.backward",
-    wgsl: WGSL,
-    entry: "backward",
-    bindings: &[
-        Binding::read("mask").uint(),
+pub static BACKWARD: Kernel = step::kernel(
+    "rnn.backward",
+    WGSL,
+    &[
+        step::MASK,
         Binding::read("saved_gates"),
         Binding::read("weight_hh"),
         Binding::read("dy"),
         Binding::update("dgates"),
         Binding::update("dstate"),
     ],
-    params_size: size_of::<StepParams>(),
-    workgroup_size: WORKGROUP as u32,
-    workgroup_memory: 0,
-    twin: twin!(backward),
-    sample: |size, rng| sample::backward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
-};
+    twin!(backward),
+    |size, rng| sample::backward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
+);
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;

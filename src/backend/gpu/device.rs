@@ -18,7 +18,9 @@ pub(crate) struct Gpu {
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
 }
 
-type PipelineKey = (&'static str, Vec<Constant>);
+/// Where the kernel stands, as a host's kernels may share a name with ours or with each other, and
+/// its constants.
+type PipelineKey = (usize, Vec<Constant>);
 
 /// A pipeline and the layout of its only bind group.
 #[derive(Debug)]
@@ -198,7 +200,7 @@ impl Gpu {
         kernel: &'static Kernel,
         constants: &[Constant],
     ) -> Result<Arc<Pipeline>> {
-        let key = (kernel.name, constants.to_vec());
+        let key = (std::ptr::from_ref(kernel).addr(), constants.to_vec());
         let mut pipelines = self
             .pipelines
             .lock()
