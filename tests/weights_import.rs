@@ -72,10 +72,11 @@ fn compare_all(system: &str, import: impl Fn(&Archive, &LayerSpec, usize) -> Wei
         for layer in 0..spec.num_layers {
             weights.extend(import(&case, &spec, layer));
         }
+        let archive = Archive::from(weights);
         let (x, expected) = (cube(&case.tensors["x"]), cube(&case.tensors["y"]));
         for context in &contexts {
             let layer = Layer::new(context, spec, 0).unwrap();
-            load(&layer, &weights);
+            layer.load(&archive).unwrap();
             let y = layer.forward(x.view(), None).unwrap().y;
             assert_eq!(y.dim(), expected.dim());
             let close = (&y - &expected).iter().all(|d| d.abs() <= TOLERANCE);
@@ -85,16 +86,6 @@ fn compare_all(system: &str, import: impl Fn(&Archive, &LayerSpec, usize) -> Wei
         compared += 1;
     }
     compared
-}
-
-fn load(layer: &Layer, weights: &Weights) {
-    let names: Vec<_> = layer.weights().iter().map(|(n, _)| n).collect();
-    assert_eq!(names.len(), weights.len());
-    for (name, array) in weights {
-        assert_eq!(layer.weight(name).unwrap().shape(), array.shape);
-        layer.set_weight(name, array.as_f32().unwrap()).unwrap();
-    }
-    layer.prepare().unwrap();
 }
 
 fn spec_of(case: &Archive) -> LayerSpec {

@@ -28,6 +28,8 @@ use ndarray::{Array3, ArrayView3};
 use crate::cell::Cell;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::interop::safetensors::Archive;
+use crate::interop::state_dict::{read_all, write_all};
 use crate::kernel::Element;
 use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
 use crate::plan::{BufferId, Builder};
@@ -159,6 +161,38 @@ impl Layer {
     /// If the layer has no such weight, or it has another number of values.
     pub fn set_weight(&self, name: &str, values: &[f32]) -> Result<()> {
         self.weight(name)?.write(values)
+    }
+
+    /// Reads the weights back, under the names of [`Self::weights`], rounded to `f32`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn to_archive(&self) -> Result<Archive> {
+        Ok(read_all(&self.weights)?.into())
+    }
+
+    /// Replaces the weights by those of an archive, which must have just these names and shapes, in
+    /// `f32`, and packs them. A layer inside a model's archive is its part [`Archive::under`] a prefix.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use wgrnn::{Context, Gru, Result, interop::safetensors};
+    /// # fn main() -> Result<()> {
+    /// let gru = Gru::new(5, 7).num_layers(2).bidirectional(true);
+    /// let layer = gru.build(&Context::cpu())?;
+    /// let path = Path::new("tests/data/state_dict/gru.safetensors"); // made by torch
+    /// let archive = safetensors::load(path)?;
+    /// layer.load(&archive.under("rnn."))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming what is missing, surplus or of another shape or type; nothing is changed
+    /// then.
+    pub fn load(&self, archive: &Archive) -> Result<()> {
+        write_all("Layer::load", &self.weights, &archive.tensors)?;
+        self.prepare()
     }
 
     /// Draws all weights anew, uniform in ±1/√H as PyTorch does.

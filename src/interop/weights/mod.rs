@@ -28,7 +28,7 @@
 //! ```
 //! use wgrnn::interop::safetensors::{Array, Data};
 //! use wgrnn::interop::weights::keras;
-//! use wgrnn::{Lstm, Result};
+//! use wgrnn::{Context, Lstm, Result};
 //!
 //! # fn main() -> Result<()> {
 //! let zeros = |shape: &[usize]| Array {
@@ -40,8 +40,10 @@
 //!     recurrent_kernel: zeros(&[8, 32]),
 //!     bias: Some(zeros(&[32])),
 //! };
-//! let weights = keras::import(&Lstm::new(3, 8).spec(), 0, &[forward])?;
+//! let layer = Lstm::new(3, 8).build(&Context::cpu())?;
+//! let weights = keras::import(layer.spec(), 0, &[forward])?;
 //! assert_eq!(weights["weight_ih_l0"].shape, [32, 3]);
+//! layer.load(&weights.into())?;
 //! # Ok(())
 //! # }
 //! ```
