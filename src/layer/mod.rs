@@ -28,6 +28,7 @@ use ndarray::{Array3, ArrayView3};
 use crate::cell::Cell;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::init::{Init, Layout};
 use crate::interop::safetensors::Archive;
 use crate::interop::state_dict::{read_all, write_all};
 use crate::kernel::Element;
@@ -74,6 +75,13 @@ impl Layer {
     /// # Errors
     /// If a size is 0, options contradict each other, or the device cannot hold the weights.
     pub fn new(context: &Context, spec: LayerSpec, seed: u64) -> Result<Self> {
+        let layer = Self::zeros(context, spec)?;
+        layer.initialise(seed)?;
+        Ok(layer)
+    }
+
+    /// A layer whose weights are 0 and not packed.
+    fn zeros(context: &Context, spec: LayerSpec) -> Result<Self> {
         spec.check()?;
         let mut b = Builder::new("prepare");
         let ids = driver::weights(&mut b, &spec);
@@ -93,16 +101,14 @@ impl Layer {
         let bound = bind(&ids, &weights, &packed);
         let packing = Program::new(context, b.finish(), &bound)?;
 
-        let layer = Self {
+        Ok(Self {
             context: context.clone(),
             spec,
             weights,
             packed,
             packing,
             latest: Mutex::new(None),
-        };
-        layer.initialise(seed)?;
-        Ok(layer)
+        })
     }
 
     /// Where it runs.
@@ -200,12 +206,47 @@ impl Layer {
     /// # Errors
     /// If the device fails.
     pub fn initialise(&self, seed: u64) -> Result<()> {
-        let bound = 1.0 / (self.spec.hidden_size as f32).sqrt();
+        self.initialise_with(&Init::pytorch(), seed)
+    }
+
+    /// Draws all weights anew, one after another in the order of [`Self::weights`], and packs them.
+    ///
+    /// # Errors
+    /// [`Error::Value`] as [`Init::values`], or for a forget bias of a forget gate that has no bias or no
+    /// effect; then nothing is changed. [`Error::Device`] if the device fails.
+    pub fn initialise_with(&self, init: &Init, seed: u64) -> Result<()> {
+        let layout = self.layout(init)?;
         let mut rng = Rng::new(seed);
-        for (_, tensor) in &self.weights {
-            tensor.write(&rng.try_uniforms(tensor.len(), -bound, bound)?)?;
+        let draw = |(name, tensor): &(String, Tensor)| {
+            init.values(&layout, name, tensor.shape(), &mut rng)
+        };
+        // All are drawn before one is written.
+        let drawn: Vec<_> = self.weights.iter().map(draw).collect::<Result<_>>()?;
+        for ((_, tensor), values) in self.weights.iter().zip(drawn) {
+            tensor.write(&values)?;
         }
         self.prepare()
+    }
+
+    /// The layer as an [`Init`] sees it, if that does not contradict it.
+    fn layout(&self, init: &Init) -> Result<Layout> {
+        let LayerSpec { cell, .. } = self.spec;
+        if let (Some(value), Some(_)) = (init.forget_bias, cell.forget_gate) {
+            let refused = |expected| Err(Error::value("layer", "forget_bias", expected, value));
+            if !self.spec.bias {
+                return refused("none in a layer without biases");
+            }
+            if self.spec.coupled {
+                return refused(
+                    "none in a coupled layer, whose forget gate is 1 minus the input gate",
+                );
+            }
+        }
+        Ok(Layout {
+            gates: cell.gates,
+            hidden_size: self.spec.hidden_size,
+            forget_gate: cell.forget_gate,
+        })
     }
 
     /// Packs the weights for the kernels, by a submission of its own.
