@@ -1,5 +1,5 @@
 //! Recurrent layers: [`Lstm`], [`Gru`] and [`Rnn`] describe one, [`Layer`] is one with its weights,
-//! [`Sequence`] and [`Stream`] are calls of it over memory that is allocated once.
+//! [`Sequence`] and [`Streams`] are calls of it over memory that is allocated once.
 //!
 //! ```
 //! use wgrnn::{Context, Lstm, ndarray::Array3};
