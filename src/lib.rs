@@ -43,9 +43,9 @@
 //! | [`kernel`], [`kernels`] | what a kernel is, and all of them |
 //! | [`cell`] | a recurrent cell as data |
 //! | [`context`], [`tensor`] | devices and memory |
-//! | [`init`] | initial weights |
+//! | [`init`] | initial weights: PyTorch's, Xavier, orthogonal, identity, a forget bias |
 //! | [`train`] | a language model, its training step, text and sampling |
-//! | [`interop`] | safetensors files and solved reference cases |
+//! | [`interop`] | safetensors files, weights of ONNX, Keras and cuDNN, solved reference cases |
 //! | [`check`] | comparing GPU and CPU, with cases, kernel by kernel, step by step |
 //!
 //! # Notation

@@ -1,8 +1,10 @@
-//! Initial weights: what each scheme promises, where a forget bias lies, and what is refused.
+//! Initial weights: what each scheme promises, where a forget bias lies, what a layer does with them, and
+//! what is refused.
 
 use wgrnn::init::{Init, Layout, Scheme};
+use wgrnn::ndarray::Array3;
 use wgrnn::rng::Rng;
-use wgrnn::{Error, Result};
+use wgrnn::{Context, Error, Gru, Layer, Lstm, Nonlinearity, Result, Rnn};
 
 const LSTM: Layout = Layout {
     gates: 4,
@@ -137,7 +139,30 @@ fn xavier_takes_the_fans_of_one_gate() {
     assert!(largest <= bound && largest > 0.99 * bound, "{largest}");
 }
 
-/// Rounding Q to f32 moves a product of two unit vectors by at most 2 * 6e-8.
+/// That the rows of a wide matrix, or the columns of a tall one, are orthonormal. Rounding Q to f32 moves a
+/// product of two unit vectors by at most 2 * 6e-8.
+fn assert_orthonormal(matrix: &[f32], rows: usize, columns: usize) {
+    let (count, len) = (rows.min(columns), rows.max(columns));
+    let at = |vector: usize, k: usize| {
+        let (row, column) = if rows > columns {
+            (k, vector)
+        } else {
+            (vector, k)
+        };
+        f64::from(matrix[row * columns + column])
+    };
+    for a in 0..count {
+        for b in 0..count {
+            let product: f64 = (0..len).map(|k| at(a, k) * at(b, k)).sum();
+            let expected = if a == b { 1.0 } else { 0.0 };
+            assert!(
+                (product - expected).abs() < 1e-6,
+                "{rows}x{columns} {a} {b} {product}"
+            );
+        }
+    }
+}
+
 #[test]
 fn orthogonal_blocks_have_orthonormal_columns_or_rows() {
     for (rows, columns) in [
@@ -167,25 +192,7 @@ fn orthogonal_blocks_have_orthonormal_columns_or_rows() {
             )
             .unwrap();
         for block in values.chunks_exact(rows * columns) {
-            let (count, len) = (rows.min(columns), rows.max(columns));
-            let at = |vector: usize, k: usize| {
-                let (row, column) = if rows > columns {
-                    (k, vector)
-                } else {
-                    (vector, k)
-                };
-                f64::from(block[row * columns + column])
-            };
-            for a in 0..count {
-                for b in 0..count {
-                    let product: f64 = (0..len).map(|k| at(a, k) * at(b, k)).sum();
-                    let expected = if a == b { 1.0 } else { 0.0 };
-                    assert!(
-                        (product - expected).abs() < 1e-6,
-                        "{rows}x{columns} {a} {b} {product}"
-                    );
-                }
-            }
+            assert_orthonormal(block, rows, columns);
         }
         // Each gate has its own.
         if rows > 1 {
@@ -328,7 +335,8 @@ fn names_shapes_and_layouts_that_do_not_fit() {
         ("bias_ih_l0", &[]),
         ("bias_hh_l0", &[5]),
         ("weight_hr_l0", &[5, 4]),
-        ("weight_p_l0", &[4, 5]),
+        ("weight_p_l0", &[3, 4]),
+        ("weight_p_l0", &[15]),
         ("weight_ih_l0", &[20, usize::MAX]),
     ] {
         assert_eq!(refused(init, LSTM, name, shape), name, "{shape:?}");
@@ -345,4 +353,131 @@ fn names_shapes_and_layouts_that_do_not_fit() {
     ] {
         assert_eq!(refused(init, layout, "bias_ih_l0", &[20]), arg);
     }
+}
+
+fn weight(layer: &Layer, name: &str) -> Vec<f32> {
+    layer.weight(name).unwrap().read().unwrap()
+}
+
+/// A layer with all options that bring weights, and each weight as it was promised.
+#[test]
+fn a_layer_is_built_with_its_init() -> Result<()> {
+    let (hidden, proj) = (6, 4);
+    let lstm = Lstm::new(3, hidden)
+        .num_layers(2)
+        .bidirectional(true)
+        .projection(proj)
+        .peepholes(true)
+        .init(Init::orthogonal())
+        .seed(11);
+    let layer = lstm.build(&Context::cpu())?;
+    for level in ["l0", "l0_reverse", "l1", "l1_reverse"] {
+        let of = |name: &str| weight(&layer, &format!("{name}_{level}"));
+        for block in of("weight_hh").chunks_exact(hidden * proj) {
+            assert_orthonormal(block, hidden, proj);
+        }
+        let sum: Vec<_> = of("bias_ih")
+            .iter()
+            .zip(of("bias_hh"))
+            .map(|(a, b)| a + b)
+            .collect();
+        for (gate, bias) in sum.chunks_exact(hidden).enumerate() {
+            let expected = if gate == 1 { 1.0 } else { 0.0 };
+            assert_eq!(bias, [expected; 6], "gate {gate} of {level}");
+        }
+        assert_eq!(of("weight_p"), [0.0; 18]);
+        let bound = (6.0 / (hidden + proj) as f32).sqrt();
+        let hr = of("weight_hr");
+        assert!(hr.iter().all(|v| v.abs() <= bound && *v != 0.0));
+    }
+    // Drawn anew it is the same, and with another seed another one.
+    let built = layer.to_archive()?;
+    layer.initialise_with(&Init::orthogonal(), 12)?;
+    assert_ne!(layer.to_archive()?, built);
+    layer.initialise_with(&Init::orthogonal(), 11)?;
+    assert_eq!(layer.to_archive()?, built);
+    Ok(())
+}
+
+/// The values that layers have had from the start: one stream of numbers through all weights.
+#[test]
+fn by_default_a_layer_begins_as_pytorch() -> Result<()> {
+    let lstm = Lstm::new(3, 5).num_layers(2).projection(2).peepholes(true);
+    let cpu = Context::cpu();
+    for layer in [
+        lstm.seed(13).build(&cpu)?,
+        Layer::new(&cpu, lstm.spec(), 13)?,
+    ] {
+        let mut rng = Rng::new(13);
+        let bound = 1.0 / 5_f32.sqrt();
+        assert_eq!(layer.weights().len(), 12);
+        for (name, tensor) in layer.weights() {
+            let expected = rng.uniforms(tensor.len(), -bound, bound);
+            assert_eq!(tensor.read()?, expected, "{name}");
+        }
+    }
+    Ok(())
+}
+
+/// A new draw is packed for the kernels.
+#[test]
+fn a_layer_computes_with_its_new_weights() -> Result<()> {
+    let cpu = Context::cpu();
+    let gru = Gru::new(2, 3).bidirectional(true);
+    let x = Array3::<f32>::ones((4, 1, 2));
+    let built = gru.init(Init::xavier()).seed(1).build(&cpu)?;
+    let drawn = gru.build(&cpu)?;
+    let before = drawn.forward(x.view(), None)?;
+    drawn.initialise_with(&Init::xavier(), 1)?;
+    let after = drawn.forward(x.view(), None)?;
+    assert_ne!(after, before);
+    assert_eq!(after, built.forward(x.view(), None)?);
+    Ok(())
+}
+
+#[test]
+fn inits_that_contradict_the_layer() -> Result<()> {
+    let cpu = Context::cpu();
+    let refused = |built: Result<Layer>| match built.expect_err("it was accepted") {
+        Error::Value { arg, expected, .. } => [arg, expected],
+        other => panic!("{other}"),
+    };
+    let forget = Init::pytorch().forget_bias(1.0);
+    let lstm = Lstm::new(3, 5);
+    let nobias = refused(lstm.bias(false).init(forget).build(&cpu));
+    assert_eq!(nobias, ["forget_bias", "none in a layer without biases"]);
+    let [arg, expected] = refused(lstm.coupled(true).init(forget).build(&cpu));
+    assert_eq!(arg, "forget_bias");
+    assert!(expected.contains("coupled"), "{expected}");
+    let none = Init {
+        forget_bias: None,
+        ..forget
+    };
+    lstm.bias(false).coupled(true).init(none).build(&cpu)?;
+
+    // Without a forget gate it has no meaning, with and without biases.
+    Gru::new(3, 5).init(Init::orthogonal()).build(&cpu)?;
+    Gru::new(3, 5).bias(false).init(forget).build(&cpu)?;
+
+    let identity = Init::identity();
+    for built in [
+        lstm.init(identity).build(&cpu),
+        Gru::new(3, 5).init(identity).build(&cpu),
+    ] {
+        assert_eq!(refused(built)[0], "the scheme of weight_hh_l0");
+    }
+    let relu = Rnn::new(3, 5)
+        .nonlinearity(Nonlinearity::Relu)
+        .num_layers(2);
+    let irnn = relu.init(identity).build(&cpu)?;
+    for (k, value) in weight(&irnn, "weight_hh_l1").iter().enumerate() {
+        assert_eq!(*value, if k / 5 == k % 5 { 1.0 } else { 0.0 });
+    }
+
+    // Nothing is changed by a refusal, although weight_ih was drawn before weight_hh was refused.
+    let layer = lstm.build(&cpu)?;
+    let before = layer.to_archive()?;
+    assert!(layer.initialise_with(&identity, 1).is_err());
+    assert_eq!(layer.to_archive()?, before);
+    Ok(())
 }

@@ -1,39 +1,54 @@
 //! Weights there and back again through every layout, where the values lie, and what is refused.
 
+use wgrnn::cell::{self, Cell};
 use wgrnn::interop::safetensors::{Array, Data};
-use wgrnn::interop::weights::{Gates, Shape, Weights, cudnn, keras, onnx};
+use wgrnn::interop::weights::{Weights, cudnn, keras, onnx};
 use wgrnn::rng::Rng;
-use wgrnn::{Error, Result};
+use wgrnn::{Error, LayerSpec, Result};
 
-const CELLS: [Gates; 3] = [Gates::Rnn, Gates::Lstm, Gates::Gru];
+const ONNX: &[&Cell] = &[
+    &cell::LSTM,
+    &cell::LSTM_PEEPHOLE,
+    &cell::GRU,
+    &cell::GRU_BEFORE,
+    &cell::RNN_TANH,
+    &cell::RNN_RELU,
+];
+const KERAS: &[&Cell] = &[
+    &cell::LSTM,
+    &cell::GRU,
+    &cell::GRU_BEFORE,
+    &cell::RNN_TANH,
+    &cell::RNN_RELU,
+];
+const CUDNN: &[&Cell] = &[
+    &cell::LSTM,
+    &cell::LSTM_PROJECTED,
+    &cell::GRU,
+    &cell::RNN_TANH,
+    &cell::RNN_RELU,
+];
 
-/// Every cell with every combination of the options that it has.
-fn shapes() -> Vec<Shape> {
-    let mut shapes = Vec::new();
-    for gates in CELLS {
-        for options in 0..64 {
+/// Every cell with every combination of the options that decide which weights there are.
+fn specs(cells: &[&'static Cell]) -> Vec<LayerSpec> {
+    let options = |cell: &&'static Cell| {
+        let cell = *cell;
+        (0..8).map(move |options| {
             let on = |bit: u32| options >> bit & 1 == 1;
-            let shape = Shape {
+            LayerSpec {
                 num_layers: if on(0) { 3 } else { 1 },
                 bidirectional: on(1),
                 bias: on(2),
-                proj_size: if on(3) { 2 } else { 0 },
-                peephole: on(4),
-                reset_after: on(5),
-                ..Shape::new(gates, 3, 5)
-            };
-            if shape.names().is_ok() {
-                shapes.push(shape);
+                ..LayerSpec::new(cell, 3, 5)
             }
-        }
-    }
-    assert_eq!(shapes.len(), 64 + 2 * 16);
-    shapes
+        })
+    };
+    cells.iter().flat_map(options).collect()
 }
 
-fn random(shape: &Shape, seed: u64) -> Weights {
+fn random(spec: &LayerSpec, seed: u64) -> Weights {
     let mut rng = Rng::new(seed);
-    let names = shape.names().unwrap();
+    let names = spec.weight_shapes();
     names
         .into_iter()
         .map(|(name, shape)| {
@@ -51,22 +66,20 @@ fn zeros(shape: &[usize]) -> Array {
 }
 
 /// Imports every layer.
-fn each_layer(shape: &Shape, through: impl Fn(usize) -> Result<Weights>) -> Weights {
-    (0..shape.num_layers)
+fn each_layer(spec: &LayerSpec, through: impl Fn(usize) -> Result<Weights>) -> Weights {
+    (0..spec.num_layers)
         .flat_map(|k| through(k).unwrap())
         .collect()
 }
 
 #[test]
 fn pytorch_names_in_order() {
-    let shape = Shape {
+    let spec = LayerSpec {
         num_layers: 2,
         bidirectional: true,
-        proj_size: 3,
-        peephole: true,
-        ..Shape::new(Gates::Lstm, 7, 5)
+        ..LayerSpec::new(&cell::LSTM_PEEPHOLE_PROJECTED, 7, 5)
     };
-    let names = shape.names().unwrap();
+    let names = spec.weight_shapes();
     let lines: Vec<_> = names.iter().map(|(n, s)| format!("{n} {s:?}")).collect();
     assert_eq!(lines.len(), 24);
     assert_eq!(
@@ -87,26 +100,26 @@ fn pytorch_names_in_order() {
 
 #[test]
 fn through_onnx() {
-    for shape in shapes().iter().filter(|s| s.proj_size == 0) {
-        let weights = random(shape, 1);
-        let back = each_layer(shape, |k| {
-            onnx::import(shape, k, &onnx::export(shape, k, &weights)?)
+    for spec in &specs(ONNX) {
+        let weights = random(spec, 1);
+        let back = each_layer(spec, |k| {
+            onnx::import(spec, k, &onnx::export(spec, k, &weights)?)
         });
-        assert_eq!(back, weights, "{shape:?}");
+        assert_eq!(back, weights, "{spec:?}");
     }
 }
 
 #[test]
 fn through_keras() {
-    for shape in shapes().iter().filter(|s| s.proj_size == 0 && !s.peephole) {
-        let mut weights = random(shape, 2);
-        let back = each_layer(shape, |k| {
-            keras::import(shape, k, &keras::export(shape, k, &weights)?)
+    for spec in &specs(KERAS) {
+        let mut weights = random(spec, 2);
+        let back = each_layer(spec, |k| {
+            keras::import(spec, k, &keras::export(spec, k, &weights)?)
         });
-        if !(shape.gates == Gates::Gru && shape.reset_after) {
+        if spec.cell.name != "gru" {
             join_biases(&mut weights);
         }
-        assert_eq!(back, weights, "{shape:?}");
+        assert_eq!(back, weights, "{spec:?}");
     }
 }
 
@@ -134,21 +147,20 @@ fn values(array: &Array) -> &[f32] {
 
 #[test]
 fn through_cudnn() {
-    for shape in shapes().iter().filter(|s| !s.peephole) {
-        let weights = random(shape, 3);
-        let buffer = cudnn::export(shape, &weights).unwrap();
-        assert_eq!(cudnn::import(shape, &buffer).unwrap(), weights, "{shape:?}");
+    for spec in &specs(CUDNN) {
+        let weights = random(spec, 3);
+        let buffer = cudnn::export(spec, &weights).unwrap();
+        assert_eq!(cudnn::import(spec, &buffer).unwrap(), weights, "{spec:?}");
     }
 }
 
 /// A buffer put together by hand: number of the array * 100 + position in it.
 #[test]
 fn where_cudnn_has_the_arrays() {
-    let shape = Shape {
+    let spec = LayerSpec {
         bidirectional: true,
         num_layers: 2,
-        proj_size: 1,
-        ..Shape::new(Gates::Lstm, 3, 2)
+        ..LayerSpec::new(&cell::LSTM_PROJECTED, 3, 2)
     };
     // Pseudo-layers: l0, l0_reverse, l1, l1_reverse; G*H = 8, P = 1, D*P = 2.
     let lengths = [
@@ -160,7 +172,7 @@ fn where_cudnn_has_the_arrays() {
     for (k, &len) in lengths.iter().enumerate() {
         buffer.extend((0..len).map(|position| (100 * k + position) as f32));
     }
-    let weights = cudnn::import(&shape, &buffer).unwrap();
+    let weights = cudnn::import(&spec, &buffer).unwrap();
     assert_eq!(weights.len(), 20);
     for (name, first) in [
         ("weight_ih_l0", 0.0),
@@ -180,7 +192,7 @@ fn where_cudnn_has_the_arrays() {
         let expected: Vec<_> = (0..values.len()).map(|k| first + k as f32).collect();
         assert_eq!(values, expected, "{name}");
     }
-    assert_eq!(cudnn::export(&shape, &weights).unwrap(), buffer);
+    assert_eq!(cudnn::export(&spec, &weights).unwrap(), buffer);
 }
 
 /// `arg`, `expected` and `got` of a refusal.
@@ -197,22 +209,19 @@ fn refusal<T>(result: Result<T>) -> [String; 3] {
     }
 }
 
-fn onnx_arrays() -> (Shape, onnx::Arrays) {
-    let shape = Shape {
-        peephole: true,
-        ..Shape::new(Gates::Lstm, 3, 5)
-    };
-    let arrays = onnx::export(&shape, 0, &random(&shape, 4)).unwrap();
-    (shape, arrays)
+fn onnx_arrays() -> (LayerSpec, onnx::Arrays) {
+    let spec = LayerSpec::new(&cell::LSTM_PEEPHOLE, 3, 5);
+    let arrays = onnx::export(&spec, 0, &random(&spec, 4)).unwrap();
+    (spec, arrays)
 }
 
 #[test]
 fn onnx_arrays_that_do_not_fit() {
-    let (shape, good) = onnx_arrays();
+    let (spec, good) = onnx_arrays();
     let refused = |change: &dyn Fn(&mut onnx::Arrays)| {
         let mut arrays = good.clone();
         change(&mut arrays);
-        refusal(onnx::import(&shape, 0, &arrays))
+        refusal(onnx::import(&spec, 0, &arrays))
     };
     assert_eq!(
         refused(&|a| a.w = zeros(&[20, 3])),
@@ -230,10 +239,10 @@ fn onnx_arrays_that_do_not_fit() {
         "F32 [1, 20, 3] of 59 elements"
     );
 
-    let plain = Shape {
+    let plain = LayerSpec {
+        cell: &cell::LSTM,
         bias: false,
-        peephole: false,
-        ..shape
+        ..spec
     };
     let mut arrays = good.clone();
     let surplus = refusal(onnx::import(&plain, 0, &arrays));
@@ -246,15 +255,15 @@ fn onnx_arrays_that_do_not_fit() {
 
 #[test]
 fn keras_arrays_that_do_not_fit() {
-    let shape = Shape {
+    let spec = LayerSpec {
         bidirectional: true,
-        ..Shape::new(Gates::Gru, 3, 5)
+        ..LayerSpec::new(&cell::GRU, 3, 5)
     };
-    let good = keras::export(&shape, 0, &random(&shape, 5)).unwrap();
+    let good = keras::export(&spec, 0, &random(&spec, 5)).unwrap();
     let refused = |change: &dyn Fn(&mut Vec<keras::Arrays>)| {
         let mut arrays = good.clone();
         change(&mut arrays);
-        refusal(keras::import(&shape, 0, &arrays))
+        refusal(keras::import(&spec, 0, &arrays))
     };
     assert_eq!(
         refused(&|a| a.truncate(1)),
@@ -276,9 +285,9 @@ fn keras_arrays_that_do_not_fit() {
     let before = refused(&|a| a[0].bias = Some(zeros(&[15])));
     assert_eq!(before[..2], ["arrays[0].bias", "F32 [2, 15]"]);
     assert_eq!(refused(&|a| a[0].bias = None)[2], "none");
-    let nobias = Shape {
+    let nobias = LayerSpec {
         bias: false,
-        ..shape
+        ..spec
     };
     let surplus = refusal(keras::import(&nobias, 0, &good));
     assert_eq!(surplus[..2], ["arrays[0].bias", "none"]);
@@ -286,90 +295,90 @@ fn keras_arrays_that_do_not_fit() {
 
 #[test]
 fn cudnn_buffers_that_do_not_fit() {
-    let shape = Shape::new(Gates::Gru, 3, 4);
+    let spec = LayerSpec::new(&cell::GRU, 3, 4);
     // 12 * 3 + 12 * 4 + 2 * 12
     for len in [0, 107, 109] {
-        let refused = refusal(cudnn::import(&shape, &vec![0.0; len]));
+        let refused = refusal(cudnn::import(&spec, &vec![0.0; len]));
         assert_eq!(refused, ["the buffer's length", "108", &len.to_string()]);
     }
-    let huge = Shape {
-        num_layers: 1 << 12,
-        bidirectional: true,
-        ..Shape::new(Gates::Lstm, 1 << 24, 1 << 24)
-    };
-    let refused = refusal(cudnn::import(&huge, &[]));
-    assert_eq!(refused[1..], ["more than memory holds", "0"]);
 }
 
 #[test]
 fn weights_that_do_not_fit_are_not_exported() {
-    type Export = fn(&Shape, &Weights) -> Result<()>;
+    type Export = fn(&LayerSpec, &Weights) -> Result<()>;
     let exports: [Export; 3] = [
-        |shape, weights| onnx::export(shape, 0, weights).map(drop),
-        |shape, weights| keras::export(shape, 0, weights).map(drop),
-        |shape, weights| cudnn::export(shape, weights).map(drop),
+        |spec, weights| onnx::export(spec, 0, weights).map(drop),
+        |spec, weights| keras::export(spec, 0, weights).map(drop),
+        |spec, weights| cudnn::export(spec, weights).map(drop),
     ];
-    let shape = Shape::new(Gates::Lstm, 3, 5);
-    let good = random(&shape, 6);
+    let spec = LayerSpec::new(&cell::LSTM, 3, 5);
+    let good = random(&spec, 6);
     for export in exports {
-        export(&shape, &good).unwrap();
+        export(&spec, &good).unwrap();
 
         let mut weights = good.clone();
         weights.insert("bias_hh_l1".to_owned(), zeros(&[20]));
-        let surplus = refusal(export(&shape, &weights));
+        let surplus = refusal(export(&spec, &weights));
         assert_eq!(surplus, ["bias_hh_l1", "none", "F32 [20] of 20 elements"]);
 
         for name in good.keys() {
             let mut weights = good.clone();
             weights.remove(name);
-            assert_eq!(refusal(export(&shape, &weights))[0], *name);
+            assert_eq!(refusal(export(&spec, &weights))[0], *name);
             weights.insert(name.clone(), zeros(&[2]));
-            assert_eq!(
-                refusal(export(&shape, &weights))[2],
-                "F32 [2] of 2 elements"
-            );
+            assert_eq!(refusal(export(&spec, &weights))[2], "F32 [2] of 2 elements");
         }
     }
 }
 
 #[test]
-fn shapes_that_cannot_be() {
-    let good = Shape::new(Gates::Gru, 3, 5);
-    let refused = |change: &dyn Fn(&mut Shape)| {
-        let mut shape = good;
-        change(&mut shape);
-        refusal(shape.names())
-    };
-    assert_eq!(
-        refused(&|s| s.input_size = 0),
-        ["input_size", "1 to 16777216", "0"]
-    );
-    assert_eq!(refused(&|s| s.hidden_size = usize::MAX)[0], "hidden_size");
-    assert_eq!(refused(&|s| s.num_layers = 0)[0], "num_layers");
-    assert_eq!(refused(&|s| s.num_layers = usize::MAX)[0], "num_layers");
-    assert_eq!(refused(&|s| s.proj_size = 2)[0], "proj_size");
-    assert_eq!(refused(&|s| s.peephole = true)[0], "peephole");
-
-    let (_, arrays) = onnx_arrays();
-    let no_layer = refusal(onnx::import(&good, 1, &arrays));
+fn layers_that_cannot_be() {
+    let (spec, arrays) = onnx_arrays();
+    let no_layer = refusal(onnx::import(&spec, 1, &arrays));
     assert_eq!(no_layer, ["layer", "below num_layers, 1", "1"]);
+
+    let empty = LayerSpec {
+        hidden_size: 0,
+        ..LayerSpec::new(&cell::LSTM, 3, 5)
+    };
+    for refused in [
+        refusal(onnx::import(&empty, 0, &arrays)),
+        refusal(onnx::export(&empty, 0, &Weights::new())),
+        refusal(keras::import(&empty, 0, &[])),
+        refusal(keras::export(&empty, 0, &Weights::new())),
+        refusal(cudnn::import(&empty, &[])),
+        refusal(cudnn::export(&empty, &Weights::new())),
+    ] {
+        assert_eq!(refused, ["hidden_size", "at least 1", "0"]);
+    }
 }
 
+/// And a cell from elsewhere, although it has an LSTM's name and gates.
 #[test]
-fn options_that_the_other_system_has_not() {
-    let lstm = Shape::new(Gates::Lstm, 3, 5);
-    let projected = Shape {
-        proj_size: 2,
-        ..lstm
-    };
-    let peephole = Shape {
-        peephole: true,
-        ..lstm
-    };
-    let unsupported = |refusal: [String; 3]| assert_eq!(refusal[1..], ["", ""], "{refusal:?}");
-    let weights = Weights::new();
-    unsupported(refusal(onnx::export(&projected, 0, &weights)));
-    unsupported(refusal(keras::import(&projected, 0, &[])));
-    unsupported(refusal(keras::export(&peephole, 0, &weights)));
-    unsupported(refusal(cudnn::import(&peephole, &[])));
+fn cells_that_the_other_system_has_not() {
+    let own: &'static Cell = Box::leak(Box::new(cell::LSTM));
+    let (_, arrays) = onnx_arrays();
+    let none = Weights::new();
+    for cell in cell::ALL.iter().copied().chain([own]) {
+        let spec = LayerSpec::new(cell, 3, 5);
+        let refused = |known: &[&Cell], errors: [Option<Error>; 2]| {
+            let expected = !known.iter().any(|c| std::ptr::eq(*c, cell));
+            for error in errors {
+                let needs = match error.expect("nothing fits this cell") {
+                    Error::Unsupported { needs, .. } => Some(needs),
+                    _ => None,
+                };
+                let text = expected.then(|| format!("the cell {}", cell.name));
+                assert_eq!(needs, text);
+            }
+        };
+        let mut bad = arrays.clone();
+        bad.w = zeros(&[1]);
+        let import = onnx::import(&spec, 0, &bad).err();
+        refused(ONNX, [import, onnx::export(&spec, 0, &none).err()]);
+        let import = keras::import(&spec, 0, &[]).err();
+        refused(KERAS, [import, keras::export(&spec, 0, &none).err()]);
+        let import = cudnn::import(&spec, &[]).err();
+        refused(CUDNN, [import, cudnn::export(&spec, &none).err()]);
+    }
 }

@@ -1,7 +1,9 @@
 //! Initial weights of a recurrent layer, drawn on the host from a seeded [`Rng`].
 //!
-//! An [`Init`] names a [`Scheme`] for each kind of weight, and [`Init::values`] draws one weight by its
-//! PyTorch name. The same seed, weights and order of calls give the same values.
+//! An [`Init`] names a [`Scheme`] for each kind of weight. A layer is built with one
+//! ([`Lstm::init`](crate::Lstm::init) and its like) or drawn anew
+//! ([`Layer::initialise_with`](crate::Layer::initialise_with)), and [`Init::values`] draws one weight by
+//! its PyTorch name. The same seed, weights and order of calls give the same values.
 //!
 //! A scheme works on one block at a time, which is what one gate has: `weight_ih` `[G*H, I]` is G blocks
 //! `[H, I]`, `weight_hh` `[G*H, P]` is G blocks `[H, P]`, and `weight_hr` is one, `[P, H]`. A block
@@ -9,14 +11,14 @@
 //! with fan_out = G*H, and makes that orthogonal.)
 //!
 //! ```
-//! use wgrnn::init::{Init, Layout};
-//! use wgrnn::rng::Rng;
+//! use wgrnn::init::Init;
+//! use wgrnn::{Context, Lstm};
 //!
 //! # fn main() -> wgrnn::Result<()> {
-//! let lstm = Layout { gates: 4, hidden_size: 2, forget_gate: Some(1) };
 //! let init = Init::pytorch().forget_bias(1.0);
-//! let bias = init.values(&lstm, "bias_ih_l0", &[8], &mut Rng::new(7))?;
-//! assert_eq!(bias[2..4], [1.0, 1.0]);
+//! let lstm = Lstm::new(3, 2).init(init).seed(7).build(&Context::cpu())?;
+//! let bias = lstm.weight("bias_ih_l0")?.read()?;
+//! assert_eq!(bias[2..4], [1.0, 1.0]); // the forget gate's: the second of four blocks of two
 //! # Ok(())
 //! # }
 //! ```
@@ -42,11 +44,12 @@ pub struct Init {
     pub recurrent: Scheme,
     /// `bias_ih` and `bias_hh`; a scheme for vectors.
     pub bias: Scheme,
-    /// `weight_p`; a scheme for vectors.
+    /// `weight_p`, whose rows are vectors; a scheme for vectors.
     pub peephole: Scheme,
     /// What `bias_ih` and `bias_hh` of a forget gate add up to, in place of `bias`: the first holds it, the
     /// second is 0. It makes an LSTM remember from the start (Gers, Schmidhuber, Cummins 2000; Jozefowicz,
-    /// Zaremba, Sutskever 2015). Of no meaning for cells without a forget gate or without biases.
+    /// Zaremba, Sutskever 2015). Of no meaning for cells without a forget gate. A [`Layer`](crate::Layer)
+    /// whose forget gate has no bias or is coupled to the input gate refuses it.
     pub forget_bias: Option<f32>,
 }
 
@@ -246,7 +249,8 @@ impl<'a> Weight<'a> {
                 ("[any, H]", columns == hidden, Some((rows, columns)))
             }
             (Kind::Projection, _) => ("[any, H]", false, None),
-            (Kind::Peepholes, _) => ("[3, H]", shape == [3, hidden], None),
+            (Kind::Peepholes, &[_, columns]) => ("[any, H]", columns == hidden, None),
+            (Kind::Peepholes, _) => ("[any, H]", false, None),
         };
         match elements(shape) {
             Some(len) if fits => Ok(Self {

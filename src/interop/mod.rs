@@ -4,4 +4,5 @@
 pub mod atomic;
 pub mod case;
 pub mod safetensors;
+pub(crate) mod state_dict;
 pub mod weights;

@@ -34,6 +34,28 @@ pub struct Archive {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl Archive {
+    /// The arrays whose names begin with `prefix`, without it: what belongs to one module of a model. In
+    /// the state dict of a PyTorch module with an attribute `rnn`, the prefix of that layer is `rnn.`.
+    #[must_use]
+    pub fn under(&self, prefix: &str) -> Self {
+        let of_module = |(name, array): (&String, &Array)| {
+            let rest = name.strip_prefix(prefix)?;
+            Some((rest.to_owned(), array.clone()))
+        };
+        let tensors: BTreeMap<_, _> = self.tensors.iter().filter_map(of_module).collect();
+        tensors.into()
+    }
+}
+
+impl From<BTreeMap<String, Array>> for Archive {
+    /// Without metadata.
+    fn from(tensors: BTreeMap<String, Array>) -> Self {
+        let metadata = BTreeMap::new();
+        Self { tensors, metadata }
+    }
+}
+
 /// An array of any rank in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {

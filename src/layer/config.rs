@@ -5,12 +5,14 @@ use crate::activation::Activation;
 use crate::cell::{self, Cell};
 use crate::context::Context;
 use crate::error::Result;
+use crate::init::Init;
 use crate::plan::sequence::LayerSpec;
 
 /// Long short-term memory, as `torch.nn.LSTM`, with the options of ONNX and cuDNN.
 #[derive(Debug, Clone, Copy)]
 pub struct Lstm {
     spec: LayerSpec,
+    init: Init,
     seed: u64,
     peepholes: bool,
 }
@@ -19,6 +21,7 @@ pub struct Lstm {
 #[derive(Debug, Clone, Copy)]
 pub struct Gru {
     spec: LayerSpec,
+    init: Init,
     seed: u64,
 }
 
@@ -26,6 +29,7 @@ pub struct Gru {
 #[derive(Debug, Clone, Copy)]
 pub struct Rnn {
     spec: LayerSpec,
+    init: Init,
     seed: u64,
 }
 
@@ -95,6 +99,13 @@ macro_rules! common_options {
                 self
             }
 
+            /// How the weights begin; as PyTorch's, [`Init::pytorch`], by default.
+            #[must_use]
+            pub fn init(mut self, init: Init) -> Self {
+                self.init = init;
+                self
+            }
+
             /// The seed of the initial weights; 0 by default.
             #[must_use]
             pub fn seed(mut self, seed: u64) -> Self {
@@ -102,12 +113,15 @@ macro_rules! common_options {
                 self
             }
 
-            /// Allocates the weights on a device and draws them uniform in ±1/√H.
+            /// Allocates the weights on a device and draws them.
             ///
             /// # Errors
-            /// If a size is 0, options contradict each other, or the device cannot hold the weights.
+            /// If a size is 0, options contradict each other, or the device cannot hold the weights; as
+            /// [`Layer::initialise_with`].
             pub fn build(self, context: &Context) -> Result<Layer> {
-                Layer::new(context, self.spec(), self.seed)
+                let layer = Layer::zeros(context, self.spec())?;
+                layer.initialise_with(&self.init, self.seed)?;
+                Ok(layer)
             }
         }
     };
@@ -122,6 +136,7 @@ impl Lstm {
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
         Self {
             spec: LayerSpec::new(&cell::LSTM, input_size, hidden_size),
+            init: Init::pytorch(),
             seed: 0,
             peepholes: false,
         }
@@ -181,6 +196,7 @@ impl Gru {
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
         Self {
             spec: LayerSpec::new(&cell::GRU, input_size, hidden_size),
+            init: Init::pytorch(),
             seed: 0,
         }
     }
@@ -213,6 +229,7 @@ impl Rnn {
     pub fn new(input_size: usize, hidden_size: usize) -> Self {
         Self {
             spec: LayerSpec::new(&cell::RNN_TANH, input_size, hidden_size),
+            init: Init::pytorch(),
             seed: 0,
         }
     }

@@ -1,5 +1,5 @@
 //! Recurrent layers: [`Lstm`], [`Gru`] and [`Rnn`] describe one, [`Layer`] is one with its weights,
-//! [`Sequence`] and [`Stream`] are calls of it over memory that is allocated once.
+//! [`Sequence`] and [`Streams`] are calls of it over memory that is allocated once.
 //!
 //! ```
 //! use wgrnn::{Context, Lstm, ndarray::Array3};
@@ -28,6 +28,9 @@ use ndarray::{Array3, ArrayView3};
 use crate::cell::Cell;
 use crate::context::Context;
 use crate::error::{Error, Result};
+use crate::init::{Init, Layout};
+use crate::interop::safetensors::Archive;
+use crate::interop::state_dict::{read_all, write_all};
 use crate::kernel::Element;
 use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
 use crate::plan::{BufferId, Builder};
@@ -72,6 +75,13 @@ impl Layer {
     /// # Errors
     /// If a size is 0, options contradict each other, or the device cannot hold the weights.
     pub fn new(context: &Context, spec: LayerSpec, seed: u64) -> Result<Self> {
+        let layer = Self::zeros(context, spec)?;
+        layer.initialise(seed)?;
+        Ok(layer)
+    }
+
+    /// A layer whose weights are 0 and not packed.
+    fn zeros(context: &Context, spec: LayerSpec) -> Result<Self> {
         spec.check()?;
         let mut b = Builder::new("prepare");
         let ids = driver::weights(&mut b, &spec);
@@ -91,16 +101,14 @@ impl Layer {
         let bound = bind(&ids, &weights, &packed);
         let packing = Program::new(context, b.finish(), &bound)?;
 
-        let layer = Self {
+        Ok(Self {
             context: context.clone(),
             spec,
             weights,
             packed,
             packing,
             latest: Mutex::new(None),
-        };
-        layer.initialise(seed)?;
-        Ok(layer)
+        })
     }
 
     /// Where it runs.
@@ -161,17 +169,84 @@ impl Layer {
         self.weight(name)?.write(values)
     }
 
+    /// Reads the weights back, under the names of [`Self::weights`], rounded to `f32`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn to_archive(&self) -> Result<Archive> {
+        Ok(read_all(&self.weights)?.into())
+    }
+
+    /// Replaces the weights by those of an archive, which must have just these names and shapes, in
+    /// `f32`, and packs them. A layer inside a model's archive is its part [`Archive::under`] a prefix.
+    ///
+    /// ```
+    /// # use std::path::Path;
+    /// # use wgrnn::{Context, Gru, Result, interop::safetensors};
+    /// # fn main() -> Result<()> {
+    /// let gru = Gru::new(5, 7).num_layers(2).bidirectional(true);
+    /// let layer = gru.build(&Context::cpu())?;
+    /// let path = Path::new("tests/data/state_dict/gru.safetensors"); // made by torch
+    /// let archive = safetensors::load(path)?;
+    /// layer.load(&archive.under("rnn."))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming what is missing, surplus or of another shape or type; nothing is changed
+    /// then.
+    pub fn load(&self, archive: &Archive) -> Result<()> {
+        write_all("Layer::load", &self.weights, &archive.tensors)?;
+        self.prepare()
+    }
+
     /// Draws all weights anew, uniform in ±1/√H as PyTorch does.
     ///
     /// # Errors
     /// If the device fails.
     pub fn initialise(&self, seed: u64) -> Result<()> {
-        let bound = 1.0 / (self.spec.hidden_size as f32).sqrt();
+        self.initialise_with(&Init::pytorch(), seed)
+    }
+
+    /// Draws all weights anew, one after another in the order of [`Self::weights`], and packs them.
+    ///
+    /// # Errors
+    /// [`Error::Value`] as [`Init::values`], or for a forget bias of a forget gate that has no bias or no
+    /// effect; then nothing is changed. [`Error::Device`] if the device fails.
+    pub fn initialise_with(&self, init: &Init, seed: u64) -> Result<()> {
+        let layout = self.layout(init)?;
         let mut rng = Rng::new(seed);
-        for (_, tensor) in &self.weights {
-            tensor.write(&rng.try_uniforms(tensor.len(), -bound, bound)?)?;
+        let draw = |(name, tensor): &(String, Tensor)| {
+            init.values(&layout, name, tensor.shape(), &mut rng)
+        };
+        // All are drawn before one is written.
+        let drawn: Vec<_> = self.weights.iter().map(draw).collect::<Result<_>>()?;
+        for ((_, tensor), values) in self.weights.iter().zip(drawn) {
+            tensor.write(&values)?;
         }
         self.prepare()
+    }
+
+    /// The layer as an [`Init`] sees it, if that does not contradict it.
+    fn layout(&self, init: &Init) -> Result<Layout> {
+        let LayerSpec { cell, .. } = self.spec;
+        if let (Some(value), Some(_)) = (init.forget_bias, cell.forget_gate) {
+            let refused = |expected| Err(Error::value("layer", "forget_bias", expected, value));
+            if !self.spec.bias {
+                return refused("none in a layer without biases");
+            }
+            if self.spec.coupled {
+                return refused(
+                    "none in a coupled layer, whose forget gate is 1 minus the input gate",
+                );
+            }
+        }
+        Ok(Layout {
+            gates: cell.gates,
+            hidden_size: self.spec.hidden_size,
+            forget_gate: cell.forget_gate,
+        })
     }
 
     /// Packs the weights for the kernels, by a submission of its own.

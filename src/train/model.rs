@@ -3,11 +3,10 @@
 //! Its weights have the names of a PyTorch module with the attributes `embedding`
 //! (`nn.Embedding`), `rnn` (`nn.LSTM`, `nn.GRU` or `nn.RNN`) and `linear` (`nn.Linear`).
 
-use std::collections::BTreeMap;
-
 use crate::context::Context;
 use crate::error::{Error, Result};
-use crate::interop::safetensors::{Archive, Array, Data};
+use crate::interop::safetensors::Archive;
+use crate::interop::state_dict::{read_all, write_all};
 use crate::kernel::Element;
 use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::embedding;
@@ -233,10 +232,7 @@ impl LanguageModel {
     /// # Errors
     /// If the device fails.
     pub fn to_archive(&self) -> Result<Archive> {
-        Ok(Archive {
-            tensors: read_all(&self.weights())?,
-            metadata: BTreeMap::new(),
-        })
+        Ok(read_all(&self.weights())?.into())
     }
 
     /// Replaces the weights by those of an archive, which must have just these names and shapes.
@@ -256,48 +252,4 @@ impl LanguageModel {
         bound.push((ids.linear_bias, self.linear_bias.clone()));
         bound
     }
-}
-
-/// Reads tensors of floats for an archive.
-pub(crate) fn read_all(tensors: &[(String, Tensor)]) -> Result<BTreeMap<String, Array>> {
-    tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let array = Array {
-                shape: tensor.shape().to_vec(),
-                data: Data::F32(tensor.read()?),
-            };
-            Ok((name.clone(), array))
-        })
-        .collect()
-}
-
-/// Writes the arrays of an archive into the tensors of the same names, after checking all of them.
-pub(crate) fn write_all(
-    op: &'static str,
-    tensors: &[(String, Tensor)],
-    arrays: &BTreeMap<String, Array>,
-) -> Result<()> {
-    let fail = |reason: String| Err(Error::Weights { op, reason });
-    let mut found = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let Some(array) = arrays.get(name) else {
-            return fail(format!("'{name}' is missing"));
-        };
-        let Some(values) = array.as_f32() else {
-            return fail(format!("'{name}' must be f32, got {}", array.data.dtype()));
-        };
-        if array.shape != tensor.shape() {
-            let (want, got) = (tensor.shape(), &array.shape);
-            return fail(format!("'{name}' must be {want:?}, got {got:?}"));
-        }
-        found.push((tensor, values));
-    }
-    let known = |name: &String| tensors.iter().any(|(n, _)| n == name);
-    if let Some(surplus) = arrays.keys().find(|name| !known(name)) {
-        return fail(format!("'{surplus}' is surplus"));
-    }
-    found
-        .into_iter()
-        .try_for_each(|(tensor, values)| tensor.write(values))
 }

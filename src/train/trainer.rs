@@ -3,13 +3,12 @@
 //! What changes from step to step lives in the device's memory: the counter that dropout masks and
 //! the optimizer's bias correction read is advanced by a kernel, and the learning rate is a tensor.
 
-use std::collections::BTreeMap;
-
 use super::batches::Chunk;
 use super::feed::Feed;
-use super::model::{Drop, LanguageModel, read_all, write_all};
+use super::model::{Drop, LanguageModel};
 use crate::error::{Error, Result};
 use crate::interop::safetensors::{Archive, Array, Data};
+use crate::interop::state_dict::{read_all, write_all};
 use crate::kernels::adam::{self, Adam};
 use crate::kernels::clip::clip_by_global_norm;
 use crate::kernels::clock;
@@ -254,10 +253,7 @@ impl Trainer {
             data: Data::U32(self.program.tensor(self.clock).read_uint()?),
         };
         tensors.insert(CLOCK.to_owned(), clock);
-        Ok(Archive {
-            tensors,
-            metadata: BTreeMap::new(),
-        })
+        Ok(tensors.into())
     }
 
     /// Puts back what [`Self::to_archive`] took.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Shape, Weights};
+use super::Weights;
 use crate::error::{Error, Result};
 use crate::interop::safetensors::{Array, Data, elements};
+use crate::plan::sequence::LayerSpec;
 
 /// The elements of an array that must be there, with this shape.
 ///
@@ -40,12 +41,13 @@ pub(super) fn wanted<'a>(
     }
 }
 
-/// Refuses an array whose name is not one of the shape's.
+/// Refuses an array whose name is not one of the spec's.
 ///
 /// # Errors
 /// [`Error::Shape`] that names it.
-pub(super) fn no_surplus(op: &'static str, shape: &Shape, weights: &Weights) -> Result<()> {
-    let names: BTreeSet<_> = shape.names()?.into_iter().map(|(name, _)| name).collect();
+pub(super) fn no_surplus(op: &'static str, spec: &LayerSpec, weights: &Weights) -> Result<()> {
+    let names = spec.weight_shapes().into_iter().map(|(name, _)| name);
+    let names: BTreeSet<_> = names.collect();
     match weights.iter().find(|(name, _)| !names.contains(*name)) {
         Some((name, array)) => Err(mismatch(op, name, None, Some(array))),
         None => Ok(()),

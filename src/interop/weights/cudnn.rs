@@ -18,22 +18,33 @@
 //! `linLayerID`, where it is the last; no source confirms it. Where cuDNN is at hand, ask it for the
 //! addresses and convert array by array.
 //!
-//! `bias` false is `CUDNN_RNN_NO_BIAS`. PyTorch's layers without biases have zeros in their place in the
+//! A spec without `bias` is `CUDNN_RNN_NO_BIAS`. PyTorch's layers without biases have zeros in their place in the
 //! buffer: read those with `bias` true.
 
 use super::arrays::{array, no_surplus, required};
-use super::{Shape, Weights};
+use super::{Weights, check};
+use crate::cell::{self, Cell};
 use crate::error::{Error, Result};
 use crate::interop::safetensors::elements;
+use crate::plan::sequence::LayerSpec;
+
+/// The cells that cuDNN has; its GRU applies the reset gate after the product.
+static CELLS: &[&Cell] = &[
+    &cell::LSTM,
+    &cell::LSTM_PROJECTED,
+    &cell::GRU,
+    &cell::RNN_TANH,
+    &cell::RNN_RELU,
+];
 
 /// All weights of the model by PyTorch's names.
 ///
 /// # Errors
-/// [`Error::Shape`] if the buffer has another length; [`Error::Value`] for a shape that cannot be;
-/// [`Error::Unsupported`] for peepholes.
-pub fn import(shape: &Shape, buffer: &[f32]) -> Result<Weights> {
+/// [`Error::Shape`] if the buffer has another length; [`Error::Unsupported`] for a cell that cuDNN has not;
+/// otherwise as [`LayerSpec::check`].
+pub fn import(spec: &LayerSpec, buffer: &[f32]) -> Result<Weights> {
     let op = "cudnn::import";
-    let layout = layout(op, shape)?;
+    let layout = layout(op, spec)?;
     let expected = total(&layout);
     if expected != Some(buffer.len()) {
         let expected = expected.map_or("more than memory holds".to_owned(), |n| n.to_string());
@@ -58,10 +69,10 @@ pub fn import(shape: &Shape, buffer: &[f32]) -> Result<Weights> {
 /// # Errors
 /// [`Error::Shape`] if a weight is missing, surplus, of another shape or not `f32`; otherwise as
 /// [`import`].
-pub fn export(shape: &Shape, weights: &Weights) -> Result<Vec<f32>> {
+pub fn export(spec: &LayerSpec, weights: &Weights) -> Result<Vec<f32>> {
     let op = "cudnn::export";
-    let layout = layout(op, shape)?;
-    no_surplus(op, shape, weights)?;
+    let layout = layout(op, spec)?;
+    no_surplus(op, spec, weights)?;
     let mut buffer = Vec::new();
     for (name, shape) in layout {
         buffer.extend_from_slice(required(op, &name, weights.get(&name), &shape)?);
@@ -70,13 +81,9 @@ pub fn export(shape: &Shape, weights: &Weights) -> Result<Vec<f32>> {
 }
 
 /// Names and shapes in the order of the buffer.
-fn layout(op: &'static str, shape: &Shape) -> Result<Vec<(String, Vec<usize>)>> {
-    shape.check(op)?;
-    if shape.peephole {
-        let needs = "peepholes, which cuDNN has not".to_owned();
-        return Err(Error::Unsupported { op, needs });
-    }
-    let mut layout = shape.names()?;
+fn layout(op: &'static str, spec: &LayerSpec) -> Result<Vec<(String, Vec<usize>)>> {
+    check(op, spec, CELLS)?;
+    let mut layout = spec.weight_shapes();
     // Stable: matrices and biases stay in PyTorch's order, each among themselves.
     layout.sort_by_key(|(name, _)| name.starts_with("bias"));
     Ok(layout)

@@ -18,9 +18,25 @@
 //! in time.
 
 use super::arrays::{array, inverse, no_surplus, part, reordered, required, transposed, wanted};
-use super::{Gates, Shape, Weights, named};
+use super::{GateOrders, Weights, check, levels_of, named};
+use crate::cell::{self, Cell};
 use crate::error::{Error, Result};
 use crate::interop::safetensors::Array;
+use crate::plan::sequence::{LayerSpec, Level};
+
+/// The cells that Keras has; `reset_after` is true for [`cell::GRU`].
+static CELLS: &[&Cell] = &[
+    &cell::LSTM,
+    &cell::GRU,
+    &cell::GRU_BEFORE,
+    &cell::RNN_TANH,
+    &cell::RNN_RELU,
+];
+
+const GATES: GateOrders = GateOrders {
+    lstm: &[0, 1, 2, 3],
+    gru: &[1, 0, 2],
+};
 
 /// The weights of one direction. See the [module](self).
 #[derive(Debug, Clone, PartialEq)]
@@ -33,34 +49,26 @@ pub struct Arrays {
     pub bias: Option<Array>,
 }
 
-/// Where each of PyTorch's gates stands.
-fn order(gates: Gates) -> &'static [usize] {
-    match gates {
-        Gates::Rnn => &[0],
-        Gates::Lstm => &[0, 1, 2, 3],
-        Gates::Gru => &[1, 0, 2],
-    }
-}
-
 /// The weights of one layer, given by direction, by PyTorch's names; those of several layers together
 /// make the model's.
 ///
 /// # Errors
 /// [`Error::Shape`] if an array is missing, surplus, of another shape or not `f32`, or if there are not as
-/// many elements in `arrays` as directions; [`Error::Value`] for a shape that cannot be or a layer it has
-/// not; [`Error::Unsupported`] for a projection or peepholes.
-pub fn import(shape: &Shape, layer: usize, arrays: &[Arrays]) -> Result<Weights> {
+/// many elements in `arrays` as directions; [`Error::Value`] for a layer that there is not;
+/// [`Error::Unsupported`] for a cell that Keras has not; otherwise as [`LayerSpec::check`].
+pub fn import(spec: &LayerSpec, layer: usize, arrays: &[Arrays]) -> Result<Weights> {
     let op = "keras::import";
-    check(op, shape, layer)?;
-    if arrays.len() != shape.directions() {
-        let (expected, got) = (shape.directions(), arrays.len());
+    check(op, spec, CELLS)?;
+    let levels = levels_of(op, spec, layer)?;
+    if arrays.len() != levels.len() {
+        let (expected, got) = (levels.len(), arrays.len());
         return Err(Error::shape(op, "directions in arrays", expected, got));
     }
-    let (rows, input, hidden) = (shape.rows(), shape.layer_input(layer), shape.hidden_size);
-    let order = order(shape.gates);
-    let bias_shape = bias_shape(shape);
+    let (rows, input, hidden) = (spec.width(), levels[0].input_size, spec.hidden_size);
+    let order = GATES.of(spec.cell);
+    let bias_shape = bias_shape(spec);
     let mut weights = Weights::new();
-    for (direction, given) in arrays.iter().enumerate() {
+    for (direction, (given, level)) in arrays.iter().zip(&levels).enumerate() {
         let arg = |field| format!("arrays[{direction}].{field}");
         let w = Some(&given.kernel);
         let w = required(op, &arg("kernel"), w, &[input, rows])?;
@@ -71,12 +79,12 @@ pub fn import(shape: &Shape, layer: usize, arrays: &[Arrays]) -> Result<Weights>
 
         let mut insert = |name, shape: &[usize], values: &[f32]| {
             let values = reordered(values, order);
-            weights.insert(named(name, layer, direction), array(shape, values));
+            weights.insert(named(name, level), array(shape, values));
         };
         insert("weight_ih", &[rows, input], &transposed(w, rows));
         insert("weight_hh", &[rows, hidden], &transposed(r, rows));
         if let Some(bias) = bias {
-            let (ih, hh) = if two_biases(shape) {
+            let (ih, hh) = if two_biases(spec) {
                 (part(bias, 0, 2), part(bias, 1, 2))
             } else {
                 (bias, &vec![0.0; rows][..])
@@ -92,25 +100,27 @@ pub fn import(shape: &Shape, layer: usize, arrays: &[Arrays]) -> Result<Weights>
 ///
 /// # Errors
 /// As [`import`]; a weight is surplus if no layer of the model has it.
-pub fn export(shape: &Shape, layer: usize, weights: &Weights) -> Result<Vec<Arrays>> {
+pub fn export(spec: &LayerSpec, layer: usize, weights: &Weights) -> Result<Vec<Arrays>> {
     let op = "keras::export";
-    check(op, shape, layer)?;
-    no_surplus(op, shape, weights)?;
-    let (rows, input, hidden) = (shape.rows(), shape.layer_input(layer), shape.hidden_size);
-    let order = inverse(order(shape.gates));
-    let one_direction = |direction| {
+    check(op, spec, CELLS)?;
+    let levels = levels_of(op, spec, layer)?;
+    no_surplus(op, spec, weights)?;
+    let (rows, hidden) = (spec.width(), spec.hidden_size);
+    let order = inverse(GATES.of(spec.cell));
+    let one_direction = |level: &Level| {
+        let input = level.input_size;
         let get = |name, shape: &[usize]| {
-            let name = named(name, layer, direction);
+            let name = named(name, level);
             let values = required(op, &name, weights.get(&name), shape)?;
             Ok::<_, Error>(reordered(values, &order))
         };
         let kernel = get("weight_ih", &[rows, input])?;
         let recurrent = get("weight_hh", &[rows, hidden])?;
-        let bias = match bias_shape(shape) {
+        let bias = match bias_shape(spec) {
             None => None,
             Some(bias_shape) => {
                 let (ih, hh) = (get("bias_ih", &[rows])?, get("bias_hh", &[rows])?);
-                let values = if two_biases(shape) {
+                let values = if two_biases(spec) {
                     [ih, hh].concat()
                 } else {
                     ih.iter().zip(&hh).map(|(i, h)| i + h).collect()
@@ -124,33 +134,16 @@ pub fn export(shape: &Shape, layer: usize, weights: &Weights) -> Result<Vec<Arra
             bias,
         })
     };
-    (0..shape.directions()).map(one_direction).collect()
+    levels.iter().map(one_direction).collect()
 }
 
-fn two_biases(shape: &Shape) -> bool {
-    shape.gates == Gates::Gru && shape.reset_after
+fn two_biases(spec: &LayerSpec) -> bool {
+    std::ptr::eq(spec.cell, &cell::GRU)
 }
 
-fn bias_shape(shape: &Shape) -> Option<Vec<usize>> {
-    shape.bias.then(|| {
-        if two_biases(shape) {
-            vec![2, shape.rows()]
-        } else {
-            vec![shape.rows()]
-        }
-    })
-}
-
-fn check(op: &'static str, shape: &Shape, layer: usize) -> Result<()> {
-    shape.check_layer(op, layer)?;
-    for (there, what) in [
-        (shape.proj_size > 0, "a projection"),
-        (shape.peephole, "peepholes"),
-    ] {
-        if there {
-            let needs = format!("{what}, which Keras's layers have not");
-            return Err(Error::Unsupported { op, needs });
-        }
-    }
-    Ok(())
+fn bias_shape(spec: &LayerSpec) -> Option<Vec<usize>> {
+    let rows = spec.width();
+    let two = two_biases(spec);
+    spec.bias
+        .then(|| if two { vec![2, rows] } else { vec![rows] })
 }

@@ -15,9 +15,26 @@
 //! whose `direction` is `reverse` is a forward layer over x and y that are reversed in time.
 
 use super::arrays::{array, inverse, no_surplus, part, reordered, required, wanted};
-use super::{Gates, Shape, Weights, named};
-use crate::error::{Error, Result};
+use super::{GateOrders, Weights, check, levels_of, named};
+use crate::cell::{self, Cell};
+use crate::error::Result;
 use crate::interop::safetensors::Array;
+use crate::plan::sequence::LayerSpec;
+
+/// The cells that ONNX has; `linear_before_reset` is 1 for [`cell::GRU`].
+static CELLS: &[&Cell] = &[
+    &cell::LSTM,
+    &cell::LSTM_PEEPHOLE,
+    &cell::GRU,
+    &cell::GRU_BEFORE,
+    &cell::RNN_TANH,
+    &cell::RNN_RELU,
+];
+
+const GATES: GateOrders = GateOrders {
+    lstm: &[0, 2, 3, 1],
+    gru: &[1, 0, 2],
+};
 
 /// Where the peephole of i, f and o stands.
 const PEEPHOLES: &[usize] = &[0, 2, 1];
@@ -35,40 +52,34 @@ pub struct Arrays {
     pub p: Option<Array>,
 }
 
-/// Where each of PyTorch's gates stands.
-fn order(gates: Gates) -> &'static [usize] {
-    match gates {
-        Gates::Rnn => &[0],
-        Gates::Lstm => &[0, 2, 3, 1],
-        Gates::Gru => &[1, 0, 2],
-    }
-}
-
 /// The weights of one layer by PyTorch's names; those of several layers together make the model's.
 ///
 /// # Errors
-/// [`Error::Shape`] if an array is missing, surplus, of another shape or not `f32`; [`Error::Value`] for
-/// a shape that cannot be or a layer it has not; [`Error::Unsupported`] for a projection.
-pub fn import(shape: &Shape, layer: usize, arrays: &Arrays) -> Result<Weights> {
+/// [`Error::Shape`](crate::Error::Shape) if an array is missing, surplus, of another shape or not `f32`;
+/// [`Error::Value`](crate::Error::Value) for a layer that there is not;
+/// [`Error::Unsupported`](crate::Error::Unsupported) for a cell that ONNX has not; otherwise as
+/// [`LayerSpec::check`].
+pub fn import(spec: &LayerSpec, layer: usize, arrays: &Arrays) -> Result<Weights> {
     let op = "onnx::import";
-    check(op, shape, layer)?;
-    let (directions, rows) = (shape.directions(), shape.rows());
-    let (input, hidden) = (shape.layer_input(layer), shape.hidden_size);
+    check(op, spec, CELLS)?;
+    let levels = levels_of(op, spec, layer)?;
+    let (directions, rows) = (levels.len(), spec.width());
+    let (input, hidden) = (levels[0].input_size, spec.hidden_size);
     let w = required(op, "W", Some(&arrays.w), &[directions, rows, input])?;
     let r = required(op, "R", Some(&arrays.r), &[directions, rows, hidden])?;
     let b_shape = [directions, 2 * rows];
-    let b_shape = shape.bias.then_some(&b_shape[..]);
+    let b_shape = spec.bias.then_some(&b_shape[..]);
     let b = wanted(op, "B", arrays.b.as_ref(), b_shape)?;
     let p_shape = [directions, 3 * hidden];
-    let p_shape = shape.peephole.then_some(&p_shape[..]);
+    let p_shape = peepholes(spec).then_some(&p_shape[..]);
     let p = wanted(op, "P", arrays.p.as_ref(), p_shape)?;
 
-    let order = order(shape.gates);
+    let order = GATES.of(spec.cell);
     let mut weights = Weights::new();
-    for direction in 0..directions {
+    for (direction, level) in levels.iter().enumerate() {
         let mut insert = |name, shape: &[usize], values: &[f32], order| {
             let values = reordered(values, order);
-            weights.insert(named(name, layer, direction), array(shape, values));
+            weights.insert(named(name, level), array(shape, values));
         };
         let of_direction = |values| part(values, direction, directions);
         insert("weight_ih", &[rows, input], of_direction(w), order);
@@ -88,18 +99,19 @@ pub fn import(shape: &Shape, layer: usize, arrays: &Arrays) -> Result<Weights> {
 ///
 /// # Errors
 /// As [`import`]; a weight is surplus if no layer of the model has it.
-pub fn export(shape: &Shape, layer: usize, weights: &Weights) -> Result<Arrays> {
+pub fn export(spec: &LayerSpec, layer: usize, weights: &Weights) -> Result<Arrays> {
     let op = "onnx::export";
-    check(op, shape, layer)?;
-    no_surplus(op, shape, weights)?;
-    let (directions, rows) = (shape.directions(), shape.rows());
-    let (input, hidden) = (shape.layer_input(layer), shape.hidden_size);
-    let order = inverse(order(shape.gates));
+    check(op, spec, CELLS)?;
+    let levels = levels_of(op, spec, layer)?;
+    no_surplus(op, spec, weights)?;
+    let (directions, rows) = (levels.len(), spec.width());
+    let (input, hidden) = (levels[0].input_size, spec.hidden_size);
+    let order = inverse(GATES.of(spec.cell));
     let joined = |parts: &[(&str, &[usize])], order: &[usize]| {
         let mut values = Vec::new();
-        for direction in 0..directions {
+        for level in &levels {
             for (name, shape) in parts {
-                let name = named(name, layer, direction);
+                let name = named(name, level);
                 let from = required(op, &name, weights.get(&name), shape)?;
                 values.extend(reordered(from, order));
             }
@@ -108,13 +120,13 @@ pub fn export(shape: &Shape, layer: usize, weights: &Weights) -> Result<Arrays> 
     };
     let w = joined(&[("weight_ih", &[rows, input])], &order)?;
     let r = joined(&[("weight_hh", &[rows, hidden])], &order)?;
-    let b = if shape.bias {
+    let b = if spec.bias {
         let values = joined(&[("bias_ih", &[rows]), ("bias_hh", &[rows])], &order)?;
         Some(array(&[directions, 2 * rows], values))
     } else {
         None
     };
-    let p = if shape.peephole {
+    let p = if peepholes(spec) {
         let values = joined(&[("weight_p", &[3, hidden])], &inverse(PEEPHOLES))?;
         Some(array(&[directions, 3 * hidden], values))
     } else {
@@ -128,11 +140,6 @@ pub fn export(shape: &Shape, layer: usize, weights: &Weights) -> Result<Arrays> 
     })
 }
 
-fn check(op: &'static str, shape: &Shape, layer: usize) -> Result<()> {
-    shape.check_layer(op, layer)?;
-    if shape.proj_size > 0 {
-        let needs = "a projection, which ONNX's operators have not".to_owned();
-        return Err(Error::Unsupported { op, needs });
-    }
-    Ok(())
+fn peepholes(spec: &LayerSpec) -> bool {
+    !spec.cell.diagonal.is_empty()
 }
