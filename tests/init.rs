@@ -419,19 +419,21 @@ fn by_default_a_layer_begins_as_pytorch() -> Result<()> {
     Ok(())
 }
 
-/// A new draw is packed for the kernels.
+/// A first and a new draw are packed for the kernels, as weights that are loaded are.
 #[test]
 fn a_layer_computes_with_its_new_weights() -> Result<()> {
     let cpu = Context::cpu();
     let gru = Gru::new(2, 3).bidirectional(true);
     let x = Array3::<f32>::ones((4, 1, 2));
     let built = gru.init(Init::xavier()).seed(1).build(&cpu)?;
-    let drawn = gru.build(&cpu)?;
+    let [drawn, loaded] = [gru.build(&cpu)?, gru.build(&cpu)?];
     let before = drawn.forward(x.view(), None)?;
     drawn.initialise_with(&Init::xavier(), 1)?;
-    let after = drawn.forward(x.view(), None)?;
-    assert_ne!(after, before);
-    assert_eq!(after, built.forward(x.view(), None)?);
+    loaded.load(&drawn.to_archive()?)?;
+    let expected = loaded.forward(x.view(), None)?;
+    assert_ne!(expected, before);
+    assert_eq!(drawn.forward(x.view(), None)?, expected);
+    assert_eq!(built.forward(x.view(), None)?, expected);
     Ok(())
 }
 
