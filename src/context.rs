@@ -106,15 +106,26 @@ impl Context {
     /// [`Error::Device`] if an adapter does not open; [`Error::Unsupported`] in a browser, where
     /// nothing may block.
     pub fn all() -> Result<Vec<Self>> {
-        let mut contexts = vec![Self::cpu()];
         #[cfg(feature = "gpu")]
-        {
-            Self::can_block("Context::all", "Context::adapters and from_adapter")?;
-            for adapter in pollster::block_on(Self::adapters()) {
-                contexts.push(pollster::block_on(Self::from_adapter(&adapter))?);
+        let on_adapters = Self::on_adapters()?;
+        #[cfg(not(feature = "gpu"))]
+        let on_adapters = Vec::new();
+        Ok([vec![Self::cpu()], on_adapters].concat())
+    }
+
+    #[cfg(feature = "gpu")]
+    fn on_adapters() -> Result<Vec<Self>> {
+        Self::can_block(
+            "Context::all",
+            "Context::adapters and Context::from_adapter",
+        )?;
+        pollster::block_on(async {
+            let mut contexts = Vec::new();
+            for adapter in Self::adapters().await {
+                contexts.push(Self::from_adapter(&adapter).await?);
             }
-        }
-        Ok(contexts)
+            Ok(contexts)
+        })
     }
 
     /// A one-line name: the adapter and its backend, or the CPU and its precision.

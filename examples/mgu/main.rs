@@ -7,10 +7,10 @@
 //! ```
 //!
 //! G.-B. Zhou, J. Wu, C.-L. Zhang, Z.-H. Zhou, *Minimal gated unit for recurrent neural networks*,
-//! International Journal of Automation and Computing 13, 2016. The paper has tanh(W_in x + W_hn (f ∘ h)
-//! + b): there no unit can begin its product before all units have their f, which takes two kernels a
-//! step, as in `src/kernels/gru_before.rs`. With f behind the product, where cuDNN's GRU has its r, one
-//! is enough.
+//! International Journal of Automation and Computing 13, 2016. The paper applies f to h before the
+//! product, tanh(W_in x + W_hn (f ∘ h) + b): there no unit can begin its product before all units have
+//! their f, which takes two kernels a step, as in `src/kernels/gru_before.rs`. With f behind the
+//! product, where cuDNN's GRU has its r, one is enough.
 //!
 //! The whole cell is `mgu.wgsl`, with a step forward and a step back, and the first half of this file:
 //! what the kernels bind, what the driver must know ([`MGU`]), and the same kernels on the CPU. Behind

@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 use crate::kernels::gates::ACTIVATIONS;
 
 const OP: &str = "layer";
+/// More than anybody stacks, and few enough to list the weights of all.
+const MOST_LAYERS: usize = 4096;
 
 /// What kind of layer, and how large: one or more layers of the same cell on top of each other, each
 /// with one direction or two.
@@ -184,15 +186,18 @@ impl LayerSpec {
                 return Err(Error::value(OP, arg, "at least 1", value));
             }
         }
+        if self.num_layers > MOST_LAYERS {
+            let expected = format!("at most {MOST_LAYERS}");
+            return Err(Error::value(OP, "num_layers", expected, self.num_layers));
+        }
         self.check_options()?;
         let (gates, hidden, output) = (self.cell.gates, self.hidden_size, self.output_size());
         let input = self
             .input_size
             .max(self.directions().saturating_mul(output));
-        let largest: [(&str, &[usize]); 3] = [
+        let largest: [(&str, &[usize]); 2] = [
             ("weight_ih", &[gates, hidden, input]),
             ("weight_hh", &[gates, hidden, output]),
-            ("weights", &[self.num_layers, self.directions()]),
         ];
         check_elements(self.cell.name, &largest)
     }
