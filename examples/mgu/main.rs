@@ -14,8 +14,9 @@
 //!
 //! The whole cell is `mgu.wgsl`, with a step forward and a step back, and the first half of this file:
 //! what the kernels bind, what the driver must know ([`MGU`]), and the same kernels on the CPU. Behind
-//! it stand a program that uses the cell, and its tests. The driver then has for it all that the crate's own cells
-//! have: stacks, directions, lengths, resets, packed input, streams, clips, other activations, training.
+//! it stand a program that uses the cell, and its tests. The driver then has for it all that the
+//! crate's own cells have: stacks, directions, lengths, resets, packed input, streams, clips, other
+//! activations, training.
 //!
 //!     cargo run --example mgu      # parity on every device of this machine, then a task to learn
 //!     cargo test --example mgu
@@ -24,8 +25,8 @@ use wgrnn::cell::{Blocks, Cell, CellOption, Pass};
 use wgrnn::check::{Outcome, kernels};
 use wgrnn::kernel::{Args, Binding, Kernel};
 use wgrnn::kernels::gates::Gates;
-use wgrnn::kernels::step::{self, Forward, Rows, gradient_product};
-use wgrnn::kernels::{sample, step::MASK};
+use wgrnn::kernels::sample;
+use wgrnn::kernels::step::{self, Forward, MASK, Rows, gradient_product};
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::real::Real;
 use wgrnn::rng::Rng;
