@@ -469,12 +469,17 @@ fn check(spec: &LayerSpec, call: &Call) -> Result<()> {
     };
     if call.mode == Mode::Inference {
         let of_training = [
-            ("recompute", call.recompute.is_some()),
-            ("burn_in", call.burn_in > 0),
-            ("accumulate", call.accumulate),
+            ("recompute", call.recompute.map(|k| k.to_string())),
+            (
+                "burn_in",
+                (call.burn_in > 0).then(|| call.burn_in.to_string()),
+            ),
+            ("accumulate", call.accumulate.then(|| true.to_string())),
         ];
-        if let Some((arg, _)) = of_training.into_iter().find(|(_, used)| *used) {
-            return Err(Error::value(OP, arg, "left out in inference", "it"));
+        for (arg, used) in of_training {
+            if let Some(got) = used {
+                return Err(Error::value(OP, arg, "left out in inference", got));
+            }
         }
     }
     if call.recompute == Some(0) {
@@ -515,7 +520,7 @@ fn check_packed(call: &Call, sizes: &[usize]) -> Result<()> {
     }
     if call.lengths {
         let expected = "left out for packed sequences, whose batch sizes say them";
-        return Err(Error::value(OP, "lengths", expected, "both"));
+        return Err(Error::value(OP, "lengths", expected, true));
     }
     if (call.input, call.output) != (Order::TimeFirst, Order::TimeFirst) {
         let got = format!("{:?}, {:?}", call.input, call.output);
