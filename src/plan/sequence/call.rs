@@ -66,7 +66,8 @@ pub struct Call {
     /// The order of y and its gradient.
     pub output: Order,
     /// Of every so many steps only the states before the first are kept; the rest is computed again
-    /// in the backward pass. Memory then grows with T / k + k instead of T.
+    /// in the backward pass. What a layer keeps then grows with T / k + k instead of T; what one layer
+    /// hands to the next is kept for all T.
     pub recompute: Option<usize>,
     /// The first steps, which carry the state and have no gradient; if these are all, every gradient
     /// is 0.
