@@ -268,3 +268,34 @@ fn a_step_has_one_dispatch_for_each_kernel_and_layer() -> Result<()> {
     }
     Ok(())
 }
+
+/// The same in the host's own encoder, where inputs never leave the device.
+#[cfg(feature = "gpu")]
+#[test]
+fn steps_recorded_by_the_host() -> Result<()> {
+    let x = inputs();
+    for context in common::adapters() {
+        let (device, queue) = context.wgpu().unwrap();
+        let layer = layer(&context, specs()[0])?;
+        let [recorded, waited] = [layer.streams(COUNT)?, layer.streams(COUNT)?];
+        let some = [5, 0, 3];
+        for t in 0..3 {
+            let rows = x.slice(s![t, ..some.len(), ..]);
+            let want = waited.step(&some, rows)?;
+            recorded.advance(&some)?;
+            recorded
+                .x()
+                .rows(0..some.len())?
+                .write(&rows.iter().copied().collect::<Vec<_>>())?;
+            let mut encoder = device.create_command_encoder(&Default::default());
+            recorded.record_step(&mut encoder)?;
+            queue.submit([encoder.finish()]);
+            let got = recorded.y().rows(0..some.len())?.read_f64()?;
+            assert_same(&context, "y", &got, &wide(want));
+        }
+        for (got, want) in states(&recorded)?.iter().zip(states(&waited)?) {
+            assert_same(&context, "state", got, &want);
+        }
+    }
+    Ok(())
+}

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use wgrnn::check::{compare, tolerance};
+use wgrnn::kernel::Element;
+use wgrnn::plan::Role;
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Mode, Result, Sequence, Tensor};
 
@@ -52,8 +54,33 @@ pub(crate) fn write_inputs(sequence: &Sequence, values: &Values) -> Result<()> {
     Ok(())
 }
 
-/// Runs forward and, in training, backward.
+/// Overwrites everything that a run must write before it is read with NaN.
+fn poison(sequence: &Sequence) -> Result<()> {
+    let program = sequence.program();
+    let kept: Vec<String> = match sequence.call().accumulate {
+        true => sequence
+            .gradients()?
+            .into_iter()
+            .map(|(n, _)| format!("d{n}"))
+            .collect(),
+        false => Vec::new(),
+    };
+    for (id, buffer) in program.plan().ids() {
+        let written = match buffer.role {
+            Role::Output | Role::Gradient | Role::Saved | Role::Scratch => true,
+            Role::State => ["hn", "cn"].contains(&buffer.name.as_str()),
+            Role::Input | Role::Weight => false,
+        };
+        if written && buffer.element == Element::Float && !kept.contains(&buffer.name) {
+            program.tensor(id).write(&vec![f32::NAN; buffer.len()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs forward and, in training, backward, over memory that holds nothing of use.
 pub(crate) fn results(sequence: &Sequence) -> Result<Values> {
+    poison(sequence)?;
     sequence.forward()?;
     if sequence.call().mode == Mode::Training {
         sequence.backward()?;
