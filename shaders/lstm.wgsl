@@ -53,6 +53,7 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
     }
     let hidden = step.hidden;
     let c_old = select(c[c_before(n) + j], 0.0, reset(n));
+    let at = step.gates_start + n * step.gates_row + j;
     if !live(n) {
         c[c_after(n) + j] = c_old;
         if PROJECTED != 0u {
@@ -60,9 +61,13 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
         } else {
             hold_state(n, j);
         }
+        // The sums for the peepholes' gradients run over these rows, with zeros as gates' gradients.
+        if SAVE != 0u && PEEPHOLE != 0u {
+            gates[at + 4u * hidden] = c_old;
+            gates[at + 5u * hidden] = c_old;
+        }
         return;
     }
-    let at = step.gates_start + n * step.gates_row + j;
     var input = streamed;
     if STREAM == 0u {
         input = vec4f(

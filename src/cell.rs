@@ -32,12 +32,14 @@
 //! | `outer` | `[P]` | what one kernel of a step back hands to the next |
 //! | `dstate` | `[N, P]`, then `[N, H]` | the gradients of h and c that do not come through the gates of the next step; on exit those of the states before this step |
 
+use std::fmt;
+
 use crate::activation::Activation;
 use crate::kernel::{Constant, Kernel};
 use crate::kernels::{gru, gru_before, lstm, project, rnn};
 
 /// A cell. See the [module](self).
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Cell {
     /// The name by which a tool or a file selects it.
     pub name: &'static str,
@@ -68,6 +70,13 @@ pub struct Cell {
     pub diagonal: &'static [Diagonal],
     /// The gate whose bias a layer may start at 1.
     pub forget_gate: Option<usize>,
+}
+
+/// Its name alone: the rest is the same in every run.
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cell({})", self.name)
+    }
 }
 
 /// A kernel of a step.

@@ -4,6 +4,8 @@
 //! pieces in `shaders/shared/`, and the literals of named constants (`const TILE: u32 = 16u;`) by
 //! the values a step asks for. The file itself stays plain WGSL but for the imports.
 
+use std::fmt;
+
 use crate::error::{Error, Result};
 use crate::plan::BufferId;
 use crate::plan::Plan;
@@ -14,7 +16,6 @@ use crate::rng::Rng;
 pub const MAX_BINDINGS: usize = 8;
 
 /// A kernel, described once: everything that records, checks, tests and times it reads this.
-#[derive(Debug)]
 pub struct Kernel {
     /// `stem.entry`, such as `lstm.forward`: also the pipeline's label and the test's name.
     pub name: &'static str,
@@ -34,6 +35,13 @@ pub struct Kernel {
     pub twin: Twin,
     /// Makes a one-step plan and its data for tests and benchmarks.
     pub sample: fn(size: [usize; 3], rng: &mut Rng) -> Result<Sample>,
+}
+
+/// Its name alone, not its text.
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kernel({})", self.name)
+    }
 }
 
 /// One storage buffer of a kernel.

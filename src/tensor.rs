@@ -167,6 +167,12 @@ impl Tensor {
         }
     }
 
+    /// True if they have an element in common.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let (a, b) = (self.range(), other.range());
+        self.shares_memory(other) && a.start < b.end && b.start < a.end
+    }
+
     /// Some of the rows of the first dimension, sharing the memory.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::refusal;
 use wgrnn::cell;
 use wgrnn::kernel::Element;
 use wgrnn::kernels::copy::copy;
@@ -14,18 +15,6 @@ use wgrnn::train::{Evaluator, LanguageModel, ModelSpec, Optimizer, Trainer, Trai
 use wgrnn::{Context, Error, Gru, Layer, Lstm, Program, Result, Rnn, Size, State, Tensor};
 
 const SIZE: Size = Size { steps: 3, batch: 2 };
-
-/// The text of the error that was expected.
-fn refusal<T>(result: Result<T>) -> Error {
-    match result {
-        Ok(_) => panic!("it was accepted"),
-        Err(e) => {
-            let text = e.to_string();
-            assert!(!text.is_empty() && !text.contains('\n'), "{text:?}");
-            e
-        }
-    }
-}
 
 fn value_arg<T>(result: Result<T>) -> String {
     match refusal(result) {

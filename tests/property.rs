@@ -19,9 +19,13 @@ use wgrnn::{Context, Dtype, Layer, Result, Sequence, Tensor};
 const STEP: f64 = 1.0 / (1 << 17) as f64;
 
 /// Relative to the largest element of a gradient. Truncation: 5.8e-11 f'''/6, where a loss over a
-/// few dozen gates of arguments of order 1 has third derivatives of order 10; rounding: u · 30 / STEP
-/// = 4e-10 for a loss of order 30. A wrong term shows as 1e-3 or more.
+/// few dozen gates of arguments of order 1 has third derivatives of order 10. A wrong term shows as
+/// 1e-3 or more.
 const TOLERANCE: f64 = 1e-8;
+
+/// What rounding adds, for a loss that sums some dozen terms: as many roundings as that, u / STEP
+/// each, of the sum of their magnitudes. It counts where a gradient is much smaller than the loss.
+const ROUNDING: f64 = 16.0 * (1.1e-16 / STEP);
 
 /// A sequence with numbers in it, and the loss whose gradients `dy`, `dhn` and `dcn` are: the outputs
 /// weighted with them.
@@ -79,12 +83,22 @@ impl Loss {
 
     fn value(&self) -> Result<f64> {
         self.forward()?;
-        let mut loss = 0.0;
+        self.sum(|term| term)
+    }
+
+    /// The sum of the terms' magnitudes after the latest forward pass.
+    fn magnitude(&self) -> Result<f64> {
+        self.sum(f64::abs)
+    }
+
+    fn sum(&self, of: impl Fn(f64) -> f64) -> Result<f64> {
+        let mut sum = 0.0;
         for (tensor, weights) in &self.weighted {
             let values = tensor.read_f64()?;
-            loss += values.iter().zip(weights).map(|(v, w)| v * w).sum::<f64>();
+            let terms = values.iter().zip(weights).map(|(v, w)| of(v * w));
+            sum += terms.sum::<f64>();
         }
-        Ok(loss)
+        Ok(sum)
     }
 
     /// Every input with the gradient that the backward pass gives for it.
@@ -162,6 +176,7 @@ fn has_differences(config: &Config) -> bool {
 fn check_differences(config: &Config) -> Result<usize> {
     let loss = Loss::new(config, &Context::cpu_f64())?;
     loss.forward()?;
+    let rounding = ROUNDING * loss.magnitude()?;
     loss.sequence.backward()?;
     let inputs = loss.inputs()?;
     // Read before the differences run the forward pass again.
@@ -192,7 +207,7 @@ fn check_differences(config: &Config) -> Result<usize> {
                 false => (got - 0.5 * (below + above)).abs(),
             };
             assert!(
-                error <= TOLERANCE * largest,
+                error <= TOLERANCE * largest + rounding,
                 "gradient of {name}[{i}] is {got}, the slopes {below} and {above}\n{config:#?}"
             );
         }
@@ -208,7 +223,7 @@ fn gradients_are_differences() -> Result<()> {
         hidden: 3,
     };
     let (mut compared, mut kinks) = (0, 0);
-    for seed in seeds(60) {
+    for seed in seeds(300) {
         let config = Config::draw(seed, most);
         if has_differences(&config) {
             kinks += check_differences(&config)?;
@@ -282,10 +297,15 @@ fn backends_agree() -> Result<()> {
     };
     let mut contexts = vec![Context::cpu()];
     contexts.extend(common::adapters());
-    let mut worst = 0.0f64;
+    let (mut worst, mut exploded) = (0.0f64, 0);
     for seed in seeds(40) {
         let config = Config::draw(seed, most);
         let exact = results(&Loss::new(&config, &Context::cpu_f64())?)?;
+        // Unbounded activations may explode beyond what single precision can say.
+        if exact.iter().flat_map(|(_, v)| v).any(|v| v.abs() > 1e30) {
+            exploded += 1;
+            continue;
+        }
         let sensitivity = sensitivity(&config, &exact)?;
         let rows = most.steps * most.batch;
         for context in &contexts {
@@ -306,6 +326,6 @@ fn backends_agree() -> Result<()> {
             }
         }
     }
-    println!("worst {worst:.3} of the tolerance");
+    println!("worst {worst:.3} of the tolerance; {exploded} exploded");
     Ok(())
 }

@@ -115,6 +115,12 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
                 if options.projected {
                     y[inner + j] = R::ZERO;
                 }
+                // The sums for the peepholes' gradients run over these rows, with zeros as gates'
+                // gradients.
+                if save && options.peephole {
+                    gates[at + 4 * hidden + j] = c_old;
+                    gates[at + 5 * hidden + j] = c_old;
+                }
                 continue;
             }
             let peephole = |gate: usize, c: R| match options.peephole {

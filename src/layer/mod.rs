@@ -294,7 +294,8 @@ impl Layer {
     /// already, under the names of the weights: those of another sequence, or the host's own.
     ///
     /// # Errors
-    /// As [`Self::sequence`]; if a name or a shape is not that of a weight, or a tensor is elsewhere.
+    /// As [`Self::sequence`]; if a name or a shape is not that of a weight, a name comes twice, or a
+    /// tensor is on another device or overlaps another or a weight.
     pub fn sequence_into(&self, call: &Call, gradients: &[(String, Tensor)]) -> Result<Sequence> {
         Sequence::new(self, call, gradients)
     }

@@ -156,7 +156,7 @@ impl Sequence {
         let spec = *layer.spec();
         let planned = plan(&spec, call)?;
         let mut bound = layer.bind(&planned.weights);
-        bound.extend(existing(&spec, planned.backward.as_ref(), gradients)?);
+        bound.extend(existing(layer, planned.backward.as_ref(), gradients)?);
         let sequence = Self {
             program: Program::new(layer.context(), planned.plan, &bound)?,
             run: planned.run,
@@ -232,7 +232,9 @@ impl Sequence {
         Ok(self.program.tensor(id))
     }
 
-    /// Sets the number of valid steps of each sequence, from 0 to T, for the runs from here on.
+    /// Sets the number of valid steps of each sequence, from 0 to T, for the runs from here on. What x
+    /// holds past them has no effect, but must be finite in training, where it is multiplied by 0; dy
+    /// is not read there.
     ///
     /// # Errors
     /// If the call was planned without lengths, there are not N of them, or one is out of range.
@@ -444,28 +446,36 @@ impl Sequence {
 
 /// The tensors that a caller gave for gradients, for the plan's buffers.
 fn existing(
-    spec: &LayerSpec,
+    layer: &Layer,
     backward: Option<&Backward>,
     gradients: &[(String, Tensor)],
 ) -> Result<Vec<(BufferId, Tensor)>> {
     const OP: &str = "Layer::sequence_into";
+    const ARG: &str = "gradients";
     if gradients.is_empty() {
         return Ok(Vec::new());
     }
     let Some(backward) = backward else {
-        return Err(Error::value(
-            OP,
-            "gradients",
-            "none in inference",
-            gradients.len(),
-        ));
+        let got = gradients.len();
+        return Err(Error::value(OP, ARG, "none in inference", got));
     };
-    let names: Vec<String> = spec.weight_shapes().into_iter().map(|(n, _)| n).collect();
+    let names: Vec<&str> = layer.weights().iter().map(|(n, _)| n.as_str()).collect();
     let mut bound = Vec::new();
-    for (name, tensor) in gradients {
-        let nth = names.iter().position(|n| n == name).ok_or_else(|| {
-            Error::value(OP, "gradients", format!("named as one of {names:?}"), name)
-        })?;
+    for (i, (name, tensor)) in gradients.iter().enumerate() {
+        let Some(nth) = names.iter().position(|n| n == name) else {
+            let expected = format!("named as one of {names:?}");
+            return Err(Error::value(OP, ARG, expected, name));
+        };
+        let before = &gradients[..i];
+        if before.iter().any(|(n, _)| n == name) {
+            return Err(Error::value(OP, ARG, "each name once", name));
+        }
+        let mut others = before.iter().chain(layer.weights());
+        if let Some((other, _)) = others.find(|(_, other)| tensor.overlaps(other)) {
+            let expected =
+                format!("apart from each other and the weights, not in the memory of '{other}'");
+            return Err(Error::value(OP, ARG, expected, name));
+        }
         bound.push((backward.gradients.weights[nth], tensor.clone()));
     }
     Ok(bound)

@@ -28,20 +28,24 @@ impl State {
     pub(super) fn write(&self, op: &'static str, h: &Tensor, c: Option<&Tensor>) -> Result<()> {
         // Both are looked at before either is written.
         check(op, "h", h, &self.h)?;
-        match (&self.c, c) {
-            (None, None) => write(h, &self.h),
-            (Some(values), Some(tensor)) => {
-                check(op, "c", tensor, values)?;
-                write(h, &self.h)?;
-                write(tensor, values)
-            }
-            (given, wanted) => {
-                let say = |there: bool| if there { "c" } else { "no c" };
-                let (expected, got) = (say(wanted.is_some()), say(given.is_some()));
-                Err(Error::value(op, "state", expected, got))
-            }
+        check_c(op, self, c.is_some())?;
+        if let (Some(values), Some(tensor)) = (&self.c, c) {
+            check(op, "c", tensor, values)?;
+            write(tensor, values)?;
         }
+        write(h, &self.h)
     }
+}
+
+/// Refuses a state that has c where it should not, or has none where it should.
+pub(super) fn check_c(op: &'static str, state: &State, wanted: bool) -> Result<()> {
+    let given = state.c.is_some();
+    if given == wanted {
+        return Ok(());
+    }
+    let say = |there: bool| if there { "c" } else { "no c" };
+    let expected = format!("with {}", say(wanted));
+    Err(Error::value(op, "state", expected, say(given)))
 }
 
 fn check(op: &'static str, arg: &str, tensor: &Tensor, values: &Array3<f32>) -> Result<()> {

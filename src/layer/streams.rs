@@ -209,19 +209,16 @@ impl Streams {
         let parts = self.parts(OP, stream)?;
         let layers = self.spec.num_layers;
         let shapes = [
-            ("h", Some(&state.h), true, self.spec.output_size()),
-            (
-                "c",
-                state.c.as_ref(),
-                self.spec.cell.cell_state,
-                self.spec.hidden_size,
-            ),
+            ("h", Some(&state.h), self.spec.output_size()),
+            ("c", state.c.as_ref(), self.spec.hidden_size),
         ];
-        for (arg, given, wanted, width) in shapes {
-            let expected = wanted.then_some([layers, 1, width]);
-            let got = given.map(|g| [g.dim().0, g.dim().1, g.dim().2]);
-            if expected != got {
-                return Err(Error::shape(OP, arg, expected, got));
+        super::state::check_c(OP, state, self.spec.cell.cell_state)?;
+        for (arg, given, width) in shapes {
+            let expected = [layers, 1, width];
+            if let Some(given) = given
+                && given.shape() != expected
+            {
+                return Err(Error::shape(OP, arg, expected, given.shape()));
             }
         }
         for (layer, (h, c)) in parts.iter().enumerate() {

@@ -1,9 +1,10 @@
-//! The adapters that GPU tests run on.
+//! What tests share: the adapters that GPU tests run on, and what they expect.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub(crate) mod config;
+pub(crate) mod results;
 
-use wgrnn::Context;
+use wgrnn::{Context, Error, Result};
 
 /// None, since this build has no GPU backend.
 #[cfg(not(feature = "gpu"))]
@@ -37,4 +38,17 @@ pub(crate) fn adapters() -> Vec<Context> {
         eprintln!("{test}: no adapter on this machine, so nothing ran on a GPU");
     }
     found
+}
+
+/// The error that was expected, which prints as one line.
+#[track_caller]
+pub(crate) fn refusal<T>(result: Result<T>) -> Error {
+    match result {
+        Ok(_) => panic!("it was accepted"),
+        Err(e) => {
+            let text = e.to_string();
+            assert!(!text.is_empty() && !text.contains('\n'), "{text:?}");
+            e
+        }
+    }
 }

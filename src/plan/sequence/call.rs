@@ -66,7 +66,8 @@ pub struct Call {
     /// The order of y and its gradient.
     pub output: Order,
     /// Of every so many steps only the states before the first are kept; the rest is computed again
-    /// in the backward pass. Memory then grows with T / k + k instead of T.
+    /// in the backward pass. What a layer keeps then grows with T / k + k instead of T; what one layer
+    /// hands to the next is kept for all T.
     pub recompute: Option<usize>,
     /// The first steps, which carry the state and have no gradient; if these are all, every gradient
     /// is 0.
@@ -469,12 +470,17 @@ fn check(spec: &LayerSpec, call: &Call) -> Result<()> {
     };
     if call.mode == Mode::Inference {
         let of_training = [
-            ("recompute", call.recompute.is_some()),
-            ("burn_in", call.burn_in > 0),
-            ("accumulate", call.accumulate),
+            ("recompute", call.recompute.map(|k| k.to_string())),
+            (
+                "burn_in",
+                (call.burn_in > 0).then(|| call.burn_in.to_string()),
+            ),
+            ("accumulate", call.accumulate.then(|| true.to_string())),
         ];
-        if let Some((arg, _)) = of_training.into_iter().find(|(_, used)| *used) {
-            return Err(Error::value(OP, arg, "left out in inference", "it"));
+        for (arg, used) in of_training {
+            if let Some(got) = used {
+                return Err(Error::value(OP, arg, "left out in inference", got));
+            }
         }
     }
     if call.recompute == Some(0) {
@@ -515,7 +521,7 @@ fn check_packed(call: &Call, sizes: &[usize]) -> Result<()> {
     }
     if call.lengths {
         let expected = "left out for packed sequences, whose batch sizes say them";
-        return Err(Error::value(OP, "lengths", expected, "both"));
+        return Err(Error::value(OP, "lengths", expected, true));
     }
     if (call.input, call.output) != (Order::TimeFirst, Order::TimeFirst) {
         let got = format!("{:?}, {:?}", call.input, call.output);
