@@ -121,12 +121,26 @@ fn a_run_writes_weights_and_its_course() {
 
 #[test]
 fn a_resumed_run_goes_on_with_the_same_bits() {
+    resumed(&[]);
+}
+
+#[test]
+fn so_does_one_of_projected_layers_with_dropout_between_them() {
+    resumed(&["--layers=3", "--cell=lstm_projected", "--dropout=0.3"]);
+}
+
+fn resumed(model: &[&str]) {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     let lr = |iterations: &str| [iterations.to_owned(), "--lr=0.01".to_owned()];
     let run = |iterations: &str, more: &[&str]| {
         let schedule = lr(iterations);
-        let args = [schedule.each_ref().map(String::as_str).as_slice(), more].concat();
+        let args = [
+            schedule.each_ref().map(String::as_str).as_slice(),
+            model,
+            more,
+        ]
+        .concat();
         let output = wgrnn(
             folder.path(),
             &[&["train"], SMALL, &["--text=text"], args.as_slice()].concat(),
@@ -197,7 +211,7 @@ fn texts_that_cannot_be_learnt() {
 fn options_out_of_range() {
     let folder = folder();
     let run = |more: &[&str]| train(folder.path(), more);
-    refused(&run(&["--layers=2"]), &["2 layers"]);
+    refused(&run(&["--layers=0"]), &["--layers", "at least 1"]);
     refused(&run(&["--cell=lstn"]), &["--cell", "lstm", "lstn"]);
     refused(&run(&["--lr=NaN"]), &["--lr", "NaN"]);
     refused(&run(&["--lr=-1"]), &["--lr", "-1"]);

@@ -128,13 +128,26 @@ pub fn load(path: &Path, context: &Context) -> Result<(LanguageModel, Descriptio
         Some(&[_, columns]) => Ok(columns),
         _ => Err(Error::format(path, format!("it has no matrix '{name}'"))),
     };
+    let rows = |name: &str| match archive.tensors.get(name).map(|a| a.shape.as_slice()) {
+        Some(&[rows, _]) => Ok(rows),
+        _ => Err(Error::format(path, format!("it has no matrix '{name}'"))),
+    };
+    let layers = (0..)
+        .take_while(|k| archive.tensors.contains_key(&format!("rnn.weight_ih_l{k}")))
+        .count();
+    let hidden = rows("rnn.weight_hh_l0")? / cell.gates;
+    let own = LayerSpec::new(cell, columns("embedding.weight")?, hidden);
     let spec = ModelSpec {
         vocabulary: description.vocabulary.len(),
-        layer: LayerSpec::new(
-            cell,
-            columns("embedding.weight")?,
-            columns("linear.weight")?,
-        ),
+        layer: LayerSpec {
+            num_layers: layers.max(1),
+            proj_size: if cell.projected {
+                columns("rnn.weight_hh_l0")?
+            } else {
+                own.proj_size
+            },
+            ..own
+        },
     };
     let model = LanguageModel::new(context, spec, 0)?;
     model

@@ -68,7 +68,8 @@ pub struct TrainerSpec {
     pub optimizer: Optimizer,
     /// The largest global norm of the gradients; larger ones are scaled down. Infinity only measures.
     pub clip: f32,
-    /// The probability with which inputs and outputs of the recurrent layer are dropped; below 1.
+    /// The probability with which inputs and outputs of the recurrent layers are dropped, and what they
+    /// pass to each other; below 1.
     pub dropout: f32,
     /// The seed of the dropout masks.
     pub seed: u64,
@@ -94,7 +95,11 @@ impl Trainer {
     /// If an option is out of range, or something is too large for the device.
     pub fn new(model: &LanguageModel, spec: TrainerSpec) -> Result<Self> {
         let TrainerSpec { size, .. } = spec;
-        let model_spec = *model.spec();
+        let mut model_spec = *model.spec();
+        if model_spec.layer.num_layers > 1 {
+            model_spec.layer.dropout = spec.dropout;
+            model_spec.layer.dropout_seed = spec.seed;
+        }
         let layer = model_spec.layer;
         let (e, h, v) = (layer.input_size, layer.features(), model_spec.vocabulary);
         let run = model_spec.run(size, Mode::Training)?;

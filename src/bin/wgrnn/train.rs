@@ -39,15 +39,15 @@ pub(crate) struct Args {
     /// Words seen less often than this in training become <unk> [default: 3, with --chars 1]
     #[arg(long, value_name = "COUNT")]
     min_count: Option<usize>,
-    /// lstm, gru, rnn_tanh or rnn_relu [default: lstm]
+    /// lstm, gru, rnn_tanh, rnn_relu or another of the crate's cells [default: lstm]
     #[arg(long)]
     cell: Option<String>,
     /// Hidden units [default: 256]
     #[arg(long)]
     hidden: Option<usize>,
-    /// Recurrent layers; one is what this version trains
-    #[arg(long, default_value_t = 1)]
-    layers: usize,
+    /// Recurrent layers on top of each other [default: 1]
+    #[arg(long)]
+    layers: Option<usize>,
     /// Size of a token's embedding [default: 128]
     #[arg(long)]
     embedding: Option<usize>,
@@ -216,12 +216,6 @@ fn check(args: &Args) -> Result<()> {
         expected: expected.to_owned(),
         got,
     };
-    if args.layers != 1 {
-        return Err(Error::Unsupported {
-            op: "train",
-            needs: format!("{} layers (1 for now)", args.layers),
-        });
-    }
     let counts = [
         ("--batch", args.batch),
         ("--steps-per-sequence", args.steps_per_sequence),
@@ -229,6 +223,7 @@ fn check(args: &Args) -> Result<()> {
         ("--stop-after", args.stop_after.unwrap_or(1)),
         ("--min-count", args.min_count.unwrap_or(1)),
         ("--hidden", args.hidden.unwrap_or(1)),
+        ("--layers", args.layers.unwrap_or(1)),
         ("--embedding", args.embedding.unwrap_or(1)),
     ];
     for (arg, count) in counts {
@@ -347,11 +342,14 @@ fn cell(args: &Args) -> Result<&'static Cell> {
 fn build(args: &Args, description: &Description, context: &Context) -> Result<LanguageModel> {
     let spec = ModelSpec {
         vocabulary: description.vocabulary.len(),
-        layer: LayerSpec::new(
-            description.cell,
-            args.embedding.unwrap_or(128),
-            args.hidden.unwrap_or(256),
-        ),
+        layer: LayerSpec {
+            num_layers: args.layers.unwrap_or(1),
+            ..LayerSpec::new(
+                description.cell,
+                args.embedding.unwrap_or(128),
+                args.hidden.unwrap_or(256),
+            )
+        },
     };
     LanguageModel::new(context, spec, args.seed)
 }
@@ -374,6 +372,11 @@ fn load(args: &Args, path: &Path, context: &Context) -> Result<(LanguageModel, D
         "--hidden",
         args.hidden.map(|v| v.to_string()),
         layer.hidden_size.to_string(),
+    )?;
+    same(
+        "--layers",
+        args.layers.map(|v| v.to_string()),
+        layer.num_layers.to_string(),
     )?;
     same(
         "--embedding",

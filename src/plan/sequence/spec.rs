@@ -225,7 +225,7 @@ impl LayerSpec {
         }
         for (arg, bound) in [("clip", self.clip), ("cell_clip", self.cell_clip)] {
             if let Some(bound) = bound
-                && !(bound > 0.0 && (bound as f32).is_finite())
+                && !(bound as f32 > 0.0 && (bound as f32).is_finite())
             {
                 return Err(Error::value(OP, arg, "above 0 and finite", bound));
             }
