@@ -164,6 +164,7 @@ impl Activation {
 }
 
 /// `activate` in `shaders/shared/gates.wgsl`.
+#[inline]
 pub(crate) fn apply<R: Real>(function: Function, alpha: R, beta: R, x: R) -> R {
     let (zero, one) = (R::ZERO, R::ONE);
     match function {
@@ -189,6 +190,7 @@ pub(crate) fn apply<R: Real>(function: Function, alpha: R, beta: R, x: R) -> R {
 }
 
 /// `slope` there: at x, where the value is y. Where the slope follows from the value, x is not read.
+#[inline]
 pub(crate) fn slope<R: Real>(function: Function, alpha: R, beta: R, x: R, y: R) -> R {
     let (zero, one) = (R::ZERO, R::ONE);
     match function {
@@ -217,6 +219,7 @@ pub(crate) fn slope<R: Real>(function: Function, alpha: R, beta: R, x: R, y: R) 
 }
 
 /// x, or the bound that it exceeds; NaN stays NaN.
+#[inline]
 pub(crate) fn limit<R: Real>(x: R, low: R, high: R) -> R {
     if x < low {
         low

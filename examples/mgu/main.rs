@@ -112,6 +112,7 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             continue;
         }
         let (at, before) = (rows.gates(row), rows.h_before(row));
+        let to = rows.hand_on(row);
         for j in 0..hidden {
             let input = |gate| products.input(row, gate, j, || gates[at + gate * hidden + j]);
             let recurrent = |gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j];
@@ -120,7 +121,7 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             let pre_n = input(1) + f * q;
             let n = act.gate(1, pre_n);
             let value = (R::ONE - f) * h[before + j] + f * n;
-            rows.store_state(h, y, row, j, value);
+            to.store(h, y, j, value);
             if save {
                 gates[at + j] = act.kept(pre_f, f);
                 gates[at + hidden + j] = act.kept(pre_n, n);
@@ -141,9 +142,10 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     for row in 0..rows.count() {
         let (at, to) = (rows.gates(row), rows.dgates(row));
         let (live, before) = (rows.live(row), rows.h_before(row));
+        let gradient = rows.state_gradient(row);
         for j in 0..hidden {
             let unit = row * hidden + j;
-            let dh = rows.state_gradient(dstate, dy, row, j, product[unit]);
+            let dh = gradient.of(dstate, dy, j, product[unit]);
             let (mut gradients, mut stays) = ([R::ZERO; 3], dh);
             if live {
                 let [kept_f, kept_n, q] = [0, 1, 2].map(|slot| saved_gates[at + slot * hidden + j]);

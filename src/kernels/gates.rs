@@ -48,29 +48,34 @@ impl<R: Real> Gates<R> {
     }
 
     /// The value of an activation.
+    #[inline]
     pub fn activate(&self, which: usize, x: R) -> R {
         let (function, alpha, beta) = self.functions[which];
         apply(function, alpha, beta, x)
     }
 
     /// The slope of an activation at x, where its value is y.
+    #[inline]
     pub fn slope(&self, which: usize, x: R, y: R) -> R {
         let (function, alpha, beta) = self.functions[which];
         slope(function, alpha, beta, x, y)
     }
 
     /// A gate's value from its pre-activation, which is clipped first.
+    #[inline]
     pub fn gate(&self, which: usize, pre: R) -> R {
         let clipped = self.clip.map_or(pre, |bound| limit(pre, -bound, bound));
         self.activate(which, clipped)
     }
 
     /// What is kept of a gate.
+    #[inline]
     pub fn kept(&self, pre: R, value: R) -> R {
         if self.raw { pre } else { value }
     }
 
     /// A gate's value from what was kept of it.
+    #[inline]
     pub fn value(&self, which: usize, kept: R) -> R {
         if self.raw {
             self.gate(which, kept)
@@ -81,6 +86,7 @@ impl<R: Real> Gates<R> {
 
     /// The slope of a gate in its pre-activation, from what was kept and its value: 0 where the
     /// pre-activation was clipped.
+    #[inline]
     pub fn gate_slope(&self, which: usize, kept: R, value: R) -> R {
         match self.clip {
             Some(bound) if kept.abs() > bound => R::ZERO,

@@ -70,6 +70,7 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             continue;
         }
         let (at, before) = (rows.gates(row), rows.h_before(row));
+        let to = rows.hand_on(row);
         for j in 0..hidden {
             let input = |gate| products.input(row, gate, j, || gates[at + gate * hidden + j]);
             let recurrent = |gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j];
@@ -79,7 +80,7 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             let pre_n = input(2) + r * q;
             let n = act.gate(1, pre_n);
             let value = (R::ONE - z) * n + z * h[before + j];
-            rows.store_state(h, y, row, j, value);
+            to.store(h, y, j, value);
             if save {
                 let kept = [
                     act.kept(pre_r, r),
@@ -106,9 +107,10 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     for row in 0..rows.count() {
         let (at, to) = (rows.gates(row), rows.dgates(row));
         let (live, before) = (rows.live(row), rows.h_before(row));
+        let gradient = rows.state_gradient(row);
         for j in 0..hidden {
             let unit = row * hidden + j;
-            let dh = rows.state_gradient(dstate, dy, row, j, product[unit]);
+            let dh = gradient.of(dstate, dy, j, product[unit]);
             if !live {
                 for slot in 0..4 {
                     dgates[to + slot * hidden + j] = R::ZERO;

@@ -149,6 +149,7 @@ fn update<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             continue;
         }
         let (at, from, before) = (rows.gates(row), rows.inner(row), rows.h_before(row));
+        let to = rows.hand_on(row);
         for j in 0..hidden {
             let unit = 2 * hidden + j;
             let kept_z = if rows.stream() {
@@ -161,7 +162,7 @@ fn update<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             let pre = input + products.recurrent(row, 0, j) + bias_hh[unit];
             let n = act.gate(1, pre);
             let value = (R::ONE - z) * n + z * h[before + j];
-            rows.store_state(h, y, row, j, value);
+            to.store(h, y, j, value);
             if save {
                 gates[at + unit] = act.kept(pre, n);
             }
@@ -180,9 +181,10 @@ fn back_update<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     for row in 0..rows.count() {
         let (at, to) = (rows.gates(row), rows.dgates(row));
         let (live, before) = (rows.live(row), rows.h_before(row));
+        let gradient = rows.state_gradient(row);
         for j in 0..hidden {
             let unit = row * hidden + j;
-            let dh = rows.state_gradient(dstate, dy, row, j, product[unit]);
+            let dh = gradient.of(dstate, dy, j, product[unit]);
             dstate[unit] = dh;
             let (mut dz, mut dn) = (R::ZERO, R::ZERO);
             if live {

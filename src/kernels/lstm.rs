@@ -105,6 +105,7 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     for n in 0..rows.count() {
         let (at, live, zeroed) = (rows.gates(n), rows.live(n), rows.reset(n));
         let (c_from, c_to, inner) = (rows.c_before(n), rows.c_after(n), rows.inner(n));
+        let to = rows.hand_on(n);
         if !live && !options.projected {
             rows.hold_state(h, y, n);
         }
@@ -148,7 +149,7 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             if options.projected {
                 y[inner + j] = value;
             } else {
-                rows.store_state(h, y, n, j, value);
+                to.store(h, y, j, value);
             }
             if save {
                 let kept = [(pre_i, i), (pre_f, f), (pre_g, g), (pre_o, o)];
@@ -183,11 +184,12 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
         let (at, to) = (rows.gates(n), rows.dgates(n));
         let (live, zeroed) = (rows.live(n), rows.reset(n));
         let (c_from, c_to) = (rows.c_before(n), rows.c_after(n));
+        let gradient = rows.state_gradient(n);
         for j in 0..hidden {
             let unit = n * hidden + j;
             let dh = match options.projected {
                 true => product[unit],
-                false => rows.state_gradient(dh_state, dy, n, j, product[unit]),
+                false => gradient.of(dh_state, dy, j, product[unit]),
             };
             if !options.projected {
                 dh_state[unit] = if live { R::ZERO } else { dh };

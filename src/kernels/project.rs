@@ -66,8 +66,9 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             rows.hold_state(h, y, n);
             continue;
         }
+        let to = rows.hand_on(n);
         for j in 0..output {
-            rows.store_state(h, y, n, j, sums[n * output + j]);
+            to.store(h, y, j, sums[n * output + j]);
         }
     }
     Ok(())
@@ -82,9 +83,10 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let product = gradient_product(&rows, dgates, weight_hh, blocks)?;
     for n in 0..rows.count() {
         let (to, live) = (rows.outer(n), rows.live(n));
+        let gradient = rows.state_gradient(n);
         for j in 0..output {
             let unit = n * output + j;
-            let dh = rows.state_gradient(dstate, dy, n, j, product[unit]);
+            let dh = gradient.of(dstate, dy, j, product[unit]);
             let (goes, stays) = if live { (dh, R::ZERO) } else { (R::ZERO, dh) };
             outer[to + j] = goes;
             dstate[unit] = stays;

@@ -66,12 +66,12 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             rows.hold_state(h, y, n);
             continue;
         }
-        let at = rows.gates(n);
+        let (at, to) = (rows.gates(n), rows.hand_on(n));
         for j in 0..hidden {
             let input = products.input(n, 0, j, || gates[at + j]);
             let pre = input + products.recurrent(n, 0, j) + bias_hh[j];
             let value = act.gate(0, pre);
-            rows.store_state(h, y, n, j, value);
+            to.store(h, y, j, value);
             if save {
                 gates[at + j] = act.kept(pre, value);
             }
@@ -89,9 +89,10 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let product = gradient_product(&rows, dgates, weight_hh, RNN_TANH.recurrent_blocks())?;
     for n in 0..rows.count() {
         let (at, to, live) = (rows.gates(n), rows.dgates(n), rows.live(n));
+        let gradient = rows.state_gradient(n);
         for j in 0..hidden {
             let unit = n * hidden + j;
-            let dh = rows.state_gradient(dstate, dy, n, j, product[unit]);
+            let dh = gradient.of(dstate, dy, j, product[unit]);
             if live {
                 let kept = saved_gates[at + j];
                 let value = act.value(0, kept);

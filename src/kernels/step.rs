@@ -283,39 +283,74 @@ impl<'a> Rows<'a> {
         self.p.outer_start as usize + n * self.p.outer_row as usize
     }
 
-    /// Hands on h of a unit to the next step and to the output.
-    pub fn store_state<R: Real>(&self, h: &mut [R], y: &mut [R], n: usize, unit: usize, value: R) {
-        let zeroed = self.reset_next(n);
-        h[self.h_after(n) + unit] = if zeroed { R::ZERO } else { value };
-        y[self.y(n) + unit] = if self.live(n) { value } else { R::ZERO };
+    /// Where a sequence's h goes after the step.
+    pub fn hand_on(&self, n: usize) -> HandOn {
+        HandOn {
+            h: self.h_after(n),
+            y: self.y(n),
+            zeroed: self.reset_next(n),
+            live: self.live(n),
+        }
     }
 
     /// Past its length a sequence keeps its state and puts out zeros.
     pub fn hold_state<R: Real>(&self, h: &mut [R], y: &mut [R], n: usize) {
+        let (to, before) = (self.hand_on(n), self.h_before(n));
         for unit in 0..self.p.output as usize {
-            self.store_state(h, y, n, unit, h[self.h_before(n) + unit]);
+            to.store(h, y, unit, h[before + unit]);
         }
     }
 
-    /// The gradient of h after this step: what comes through the gates of the next step
-    /// (`product`), past them, and from the output.
-    pub fn state_gradient<R: Real>(
-        &self,
-        dstate: &[R],
-        dy: &[R],
-        n: usize,
-        unit: usize,
-        product: R,
-    ) -> R {
-        let dh = if self.reset_next(n) {
+    /// Where the gradient of a sequence's h after this step comes from.
+    pub fn state_gradient(&self, n: usize) -> StateGradient {
+        StateGradient {
+            dstate: n * self.p.output as usize,
+            dy: self.y(n),
+            zeroed: self.reset_next(n),
+            live: self.live(n),
+        }
+    }
+}
+
+/// Where a sequence's h goes after a step, and what a mask makes of it.
+#[derive(Debug, Clone, Copy)]
+pub struct HandOn {
+    h: usize,
+    y: usize,
+    zeroed: bool,
+    live: bool,
+}
+
+impl HandOn {
+    /// Hands on h of a unit to the next step and to the output.
+    pub fn store<R: Real>(&self, h: &mut [R], y: &mut [R], unit: usize, value: R) {
+        h[self.h + unit] = if self.zeroed { R::ZERO } else { value };
+        y[self.y + unit] = if self.live { value } else { R::ZERO };
+    }
+}
+
+/// Where the gradient of a sequence's h after a step comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct StateGradient {
+    dstate: usize,
+    dy: usize,
+    zeroed: bool,
+    live: bool,
+}
+
+impl StateGradient {
+    /// That of a unit: what comes through the gates of the next step (`product`), past them, and
+    /// from the output.
+    pub fn of<R: Real>(&self, dstate: &[R], dy: &[R], unit: usize, product: R) -> R {
+        let through = if self.zeroed {
             R::ZERO
         } else {
-            dstate[n * self.p.output as usize + unit] + product
+            dstate[self.dstate + unit] + product
         };
-        if self.live(n) {
-            dh + dy[self.y(n) + unit]
+        if self.live {
+            through + dy[self.dy + unit]
         } else {
-            dh
+            through
         }
     }
 }
