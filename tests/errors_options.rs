@@ -74,7 +74,7 @@ fn options_of_a_layer() {
         proj_size: 2,
         ..gru
     };
-    unsupported(projected.check(), "gru", &["proj_size 2", "LSTM"]);
+    unsupported(projected.check(), "gru", &["proj_size 2", "lstm_projected"]);
     let two = lstm.num_layers(2);
     for (p, text) in [
         (-0.1, "-0.1"),

@@ -368,9 +368,12 @@ fn kept_bytes(spec: &LayerSpec, size: Size, k: usize) -> u64 {
     let states = output + hidden * usize::from(spec.cell.cell_state);
     let inner = hidden * usize::from(spec.cell.hands_on());
     let row = spec.cell.slots * hidden + states + inner;
-    // The states after the last step have rows of their own.
-    let segments = size.steps.div_ceil(k);
-    let level = k.min(size.steps) * row + states + (segments - 1) * states;
+    // The states after the last step have rows of their own; several segments keep those before each.
+    let segments = match size.steps.div_ceil(k) {
+        1 => 0,
+        several => several,
+    };
+    let level = k.min(size.steps) * row + states + segments * states;
     let levels = spec.num_layers * spec.directions();
     let between = (spec.num_layers - 1) * size.steps * spec.features();
     (4 * size.batch * (levels * level + between)) as u64

@@ -21,7 +21,7 @@ mod sequence;
 mod state;
 mod streams;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use ndarray::{Array3, ArrayView3};
 
@@ -57,7 +57,7 @@ pub struct Layer {
     /// What the kernels read beside them, packed or zero.
     packed: Vec<(String, Tensor)>,
     packing: Program,
-    latest: Mutex<Option<Arc<Sequence>>>,
+    latest: Mutex<Option<Sequence>>,
 }
 
 /// The result of [`Layer::forward`].
@@ -309,7 +309,8 @@ impl Layer {
     }
 
     /// Runs the layer over `x` `[T, N, I]` and waits for the result. The plan and memory of the
-    /// latest size are kept for the next call. Without an initial state it starts from zeros.
+    /// latest size are kept for the next call; calls from several threads wait for each other. Without
+    /// an initial state it starts from zeros.
     ///
     /// # Errors
     /// If a shape does not fit the layer, T or N is 0, or the device fails.
@@ -319,7 +320,9 @@ impl Layer {
             let expected = [steps, batch, self.spec.input_size];
             return Err(Error::shape("Layer::forward", "x", expected, x.shape()));
         }
-        let sequence = self.kept(Size { steps, batch })?;
+        // Held to the end: other threads' calls would use the same memory.
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = self.kept(&mut latest, Size { steps, batch })?;
         sequence.x().write(&x.iter().copied().collect::<Vec<_>>())?;
         sequence.set_initial(initial)?;
         sequence.forward()?;
@@ -333,15 +336,13 @@ impl Layer {
     }
 
     /// The kept sequence if it has this size, else a new one in its place.
-    fn kept(&self, size: Size) -> Result<Arc<Sequence>> {
+    fn kept<'a>(&self, latest: &'a mut Option<Sequence>, size: Size) -> Result<&'a Sequence> {
         let call = Call::inference(size);
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = latest.as_ref().filter(|s| *s.call() == call) {
-            return Ok(kept.clone());
-        }
-        let sequence = Arc::new(self.sequence(&call)?);
-        *latest = Some(sequence.clone());
-        Ok(sequence)
+        let kept = match latest.take().filter(|s| *s.call() == call) {
+            Some(kept) => kept,
+            None => self.sequence(&call)?,
+        };
+        Ok(latest.insert(kept))
     }
 
     /// The layer's tensors for the buffers that [`driver::weights`] added to a plan.

@@ -6,6 +6,7 @@
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 
 use crate::error::{Error, Result};
+use crate::host::zeroed;
 
 /// How sequences of different lengths are packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +20,8 @@ impl Packing {
     /// Sorts sequences by length; of equal ones the first stays first.
     ///
     /// # Errors
-    /// If there is no sequence, or one has no step, which a packed array cannot say.
+    /// If there is no sequence, one has no step, which a packed array cannot say, or all have more than
+    /// 32 bits can count.
     pub fn new(lengths: &[usize]) -> Result<Self> {
         const OP: &str = "Packing::new";
         if lengths.is_empty() {
@@ -29,14 +31,24 @@ impl Packing {
             let arg = format!("lengths[{n}]");
             return Err(Error::value(OP, arg, "at least 1 in packed sequences", 0));
         }
+        let tokens = lengths.iter().fold(0usize, |sum, &l| sum.saturating_add(l));
+        if tokens > u32::MAX as usize {
+            let expected = format!("at most {} steps in all", u32::MAX);
+            return Err(Error::value(OP, "lengths", expected, tokens));
+        }
         let mut order: Vec<usize> = (0..lengths.len()).collect();
         order.sort_by_key(|&n| std::cmp::Reverse(lengths[n]));
-        let longest = lengths[order[0]];
-        let size = |t: usize| lengths.iter().filter(|&&l| l > t).count();
+        let mut batch_sizes: Vec<usize> = zeroed(lengths[order[0]])?;
+        // The shortest first: the steps between it and the one before have one sequence more.
+        let mut done = 0;
+        for (rank, &n) in order.iter().enumerate().rev() {
+            batch_sizes[done..lengths[n]].fill(rank + 1);
+            done = lengths[n];
+        }
         Ok(Self {
             lengths: lengths.to_vec(),
             order,
-            batch_sizes: (0..longest).map(size).collect(),
+            batch_sizes,
         })
     }
 
@@ -144,5 +156,6 @@ mod tests {
         );
         assert!(packing.unpack(Array2::zeros((3, 2)).view()).is_err());
         assert!(Packing::new(&[]).is_err() && Packing::new(&[1, 0]).is_err());
+        assert!(Packing::new(&[usize::MAX, 2]).is_err() && Packing::new(&[1 << 40]).is_err());
     }
 }

@@ -263,7 +263,8 @@ impl Sequence {
 
     /// Sets the steps before which the state is zeroed, for the runs from here on: `[T, N]`, or
     /// `[N, T]` where the input is batch first, or `[tokens]` for packed sequences. A direction that
-    /// runs from the end zeroes it before that step in its own order.
+    /// runs from the end zeroes it before that step in its own order. A reset past a sequence's length
+    /// counts as well: it zeroes the state that is kept there.
     ///
     /// # Errors
     /// If the call was planned without resets, or the mask has another shape.

@@ -1,6 +1,6 @@
 //! Single steps of many independent sequences: audio channels, sensors, users as they come.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ndarray::{Array2, Array3, ArrayView2};
 
@@ -19,16 +19,25 @@ use crate::tensor::Tensor;
 /// whole sequence within rounding: the products with x and h are summed in another order.
 ///
 /// [`Streams::step`] does all at once. A host that has its inputs on the GPU calls
-/// [`advance`](Self::advance), fills [`x`](Self::x), records [`record_step`](Self::record_step) and
-/// reads [`y`](Self::y).
+/// [`advance`](Self::advance), fills [`x`](Self::x), records [`record_step`](Self::record_step), submits
+/// and reads [`y`](Self::y). States are those after the steps that ran or were recorded: read or change
+/// them before a step is announced, or after its submission.
 #[derive(Debug)]
 pub struct Streams {
     program: Program,
     spec: LayerSpec,
     count: usize,
     states: StreamStates,
+    shared: Mutex<Shared>,
+}
+
+/// What the host keeps of the device's state.
+#[derive(Debug)]
+struct Shared {
     /// Which half of h has each stream's state.
-    halves: Mutex<Vec<bool>>,
+    halves: Vec<bool>,
+    /// The streams of the step that was announced and has not run.
+    announced: Option<Vec<usize>>,
 }
 
 impl Streams {
@@ -45,7 +54,10 @@ impl Streams {
             spec,
             count,
             states,
-            halves: Mutex::new(vec![false; count]),
+            shared: Mutex::new(Shared {
+                halves: vec![false; count],
+                announced: None,
+            }),
         };
         streams.prepare()?;
         Ok(streams)
@@ -80,12 +92,21 @@ impl Streams {
         self.program.tensor(self.states.y)
     }
 
-    /// Says which streams the next step advances. On a GPU the list is written through the queue, so
-    /// it holds for everything in the next submission: one step for each submission.
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says which streams the next step advances; another call before it takes this one's place. On a
+    /// GPU the list is written through the queue, so it holds for everything in the next submission:
+    /// one step for each submission.
     ///
     /// # Errors
     /// If a stream's number is out of range or given twice; nothing is changed then.
     pub fn advance(&self, streams: &[usize]) -> Result<()> {
+        self.announce(&mut self.lock(), streams)
+    }
+
+    fn announce(&self, shared: &mut Shared, streams: &[usize]) -> Result<()> {
         const OP: &str = "Streams::advance";
         let mut given = vec![false; self.count];
         for (i, &stream) in streams.iter().enumerate() {
@@ -102,16 +123,27 @@ impl Streams {
                 Some(free) => *free = true,
             }
         }
-        let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
         let mut list = vec![0u32; 1 + self.count];
         list[0] = streams.len() as u32;
         for (entry, &stream) in list[1..].iter_mut().zip(streams) {
-            *entry = 2 * stream as u32 + u32::from(halves[stream]);
+            *entry = 2 * stream as u32 + u32::from(shared.halves[stream]);
         }
         self.program.tensor(self.states.list).write_uint(&list)?;
+        shared.announced = Some(streams.to_vec());
+        Ok(())
+    }
+
+    /// Does the announced step by `run`; if that works, the states are in the other halves of h.
+    fn announced(&self, shared: &mut Shared, run: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Some(streams) = &shared.announced else {
+            let expected = "announced by Streams::advance, each anew";
+            return Err(Error::value("Streams", "step", expected, "none"));
+        };
+        run()?;
         for &stream in streams {
-            halves[stream] = !halves[stream];
+            shared.halves[stream] = !shared.halves[stream];
         }
+        shared.announced = None;
         Ok(())
     }
 
@@ -119,22 +151,22 @@ impl Streams {
     /// its own.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If no step is announced, or the device fails.
     pub fn run_step(&self) -> Result<()> {
-        self.program.run("step")
+        self.announced(&mut self.lock(), || self.program.run("step"))
     }
 
     /// Records the step that [`Self::advance`] announced into the host's encoder.
     ///
     /// # Errors
-    /// If the layer is on the CPU.
+    /// If no step is announced, or the layer is on the CPU.
     #[cfg(feature = "gpu")]
     pub fn record_step(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.program.record(encoder, "step")
+        self.announced(&mut self.lock(), || self.program.record(encoder, "step"))
     }
 
     /// Advances some streams by a step and waits for their outputs: `x` is `[n, I]`, the result
-    /// `[n, P]`, both in the order of `streams`.
+    /// `[n, P]`, both in the order of `streams`. Calls from several threads wait for each other.
     ///
     /// # Errors
     /// As [`Self::advance`], or if `x` has another shape.
@@ -144,24 +176,29 @@ impl Streams {
         if x.shape() != expected {
             return Err(Error::shape(OP, "x", expected, x.shape()));
         }
-        self.advance(streams)?;
+        let mut shared = self.lock();
+        self.announce(&mut shared, streams)?;
         let rows = 0..streams.len();
         let values: Vec<f32> = x.iter().copied().collect();
         self.x().rows(rows.clone())?.write(&values)?;
-        self.run_step()?;
+        self.announced(&mut shared, || self.program.run("step"))?;
         let shape = (streams.len(), self.spec.output_size());
         Array2::from_shape_vec(shape, self.y().rows(rows)?.read()?)
             .map_err(|e| Error::shape(OP, "y", expected, e.to_string()))
     }
 
     /// Where the state of a stream stands: for each layer h `[1, P]` and c `[1, H]`.
-    fn parts(&self, op: &'static str, stream: usize) -> Result<Vec<(Tensor, Option<Tensor>)>> {
+    fn parts(
+        &self,
+        op: &'static str,
+        shared: &Shared,
+        stream: usize,
+    ) -> Result<Vec<(Tensor, Option<Tensor>)>> {
         if stream >= self.count {
             let expected = format!("below the {} streams", self.count);
             return Err(Error::value(op, "stream", expected, stream));
         }
-        let halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = usize::from(halves[stream]) * self.count + stream;
+        let row = usize::from(shared.halves[stream]) * self.count + stream;
         let layers = self.states.h.iter().zip(&self.states.c);
         layers
             .map(|(&h, c)| {
@@ -180,7 +217,8 @@ impl Streams {
     pub fn state(&self, stream: usize) -> Result<State> {
         const OP: &str = "Streams::state";
         let (mut h, mut c) = (Vec::new(), Vec::new());
-        for (of_h, of_c) in self.parts(OP, stream)? {
+        let shared = self.lock();
+        for (of_h, of_c) in self.parts(OP, &shared, stream)? {
             h.extend(of_h.read()?);
             if let Some(of_c) = of_c {
                 c.extend(of_c.read()?);
@@ -206,7 +244,8 @@ impl Streams {
     /// If there is no such stream, or the state is not one of this layer with N = 1.
     pub fn set_state(&self, stream: usize, state: &State) -> Result<()> {
         const OP: &str = "Streams::set_state";
-        let parts = self.parts(OP, stream)?;
+        let shared = self.lock();
+        let parts = self.parts(OP, &shared, stream)?;
         let layers = self.spec.num_layers;
         let shapes = [
             ("h", Some(&state.h), self.spec.output_size()),
@@ -241,7 +280,8 @@ impl Streams {
     /// # Errors
     /// If there is no such stream, or the device fails.
     pub fn reset(&self, stream: usize) -> Result<()> {
-        let parts = self.parts("Streams::reset", stream)?;
+        let shared = self.lock();
+        let parts = self.parts("Streams::reset", &shared, stream)?;
         let tensors = parts.iter().flat_map(|(h, c)| [Some(h), c.as_ref()]);
         tensors
             .flatten()

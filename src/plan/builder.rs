@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS};
 
 /// The most workgroups in one dimension of a dispatch.
-const MAX_GROUPS: u32 = 65_535;
+pub(crate) const MAX_GROUPS: u32 = 65_535;
 
 /// Collects buffers and steps, checks each step, and ends as a [`Plan`].
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel};
 
+pub(crate) use builder::MAX_GROUPS;
 pub use builder::{Builder, Dispatch, Grid};
 pub use matrix::Matrix;
 pub(crate) use matrix::injective;

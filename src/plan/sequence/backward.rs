@@ -5,7 +5,7 @@ use super::call::{Block, Run, Segment};
 use super::forward::{Ends, Pass, drop_outputs, input};
 use super::spec::{LayerSpec, Level};
 use super::step::{LevelGradients, Output};
-use super::{BufferId, Builder, Matrix, Mode, Role};
+use super::{BufferId, Builder, Matrix, Mode, Role, check_len, check_weights};
 use crate::cell::{Blocks, Operand};
 use crate::error::{Error, Result};
 use crate::kernels::copy::{copy, fill};
@@ -56,6 +56,17 @@ pub fn backward(
     if mode != Mode::Training {
         let got = format!("{mode:?}");
         return Err(Error::value("layer", "mode", "Training", got));
+    }
+    check_len(b, "dy", args.dy, run.rows() * spec.features())?;
+    check_weights(spec, weights)?;
+    let states_of = spec.num_layers * spec.directions() * run.batch();
+    for (arg, id, width) in [
+        ("dhn", args.dhn, spec.output_size()),
+        ("dcn", args.dcn, spec.hidden_size),
+    ] {
+        if let Some(id) = id {
+            check_len(b, arg, id, states_of * width)?;
+        }
     }
     let shapes = spec.weight_shapes().into_iter();
     let gradients: Vec<BufferId> = shapes
@@ -193,7 +204,7 @@ impl LevelBackward<'_> {
         let (spec, number) = (run.spec(), self.pass.number());
         let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
         let (of_h, of_c) = (batch * output, batch * hidden);
-        if args.dhn.is_none() {
+        if args.dhn.is_none() || (args.dcn.is_none() && spec.cell.cell_state) {
             fill(b, self.work.dstate, 0.0)?;
         }
         for (from, to, len) in [(args.dhn, 0, of_h), (args.dcn, of_h, of_c)] {

@@ -90,7 +90,7 @@ pub struct LevelStates {
     pub c: Option<BufferId>,
     /// `[rows, H]`, for cells whose kernels hand something on. In inference `[N, H]`.
     pub inner: Option<BufferId>,
-    /// `[segments - 1, N, P]` and `[segments - 1, N, H]`: the states between segments.
+    /// `[segments, N, P]` and `[segments, N, H]`: the states before each segment, if there are several.
     pub kept: Option<[Option<BufferId>; 2]>,
 }
 
@@ -182,7 +182,7 @@ fn level_states(b: &mut Builder, run: &Run, level: &Level) -> LevelStates {
         (Role::Scratch, 3 * batch, batch, batch)
     };
     let mut float = |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, role);
-    let between = run.segments(level.reverse).len() - 1;
+    let segments = run.segments(level.reverse).len();
     let with_c = spec.cell.cell_state;
     LevelStates {
         gates: float("gates", &[rows, run.slots(), hidden]),
@@ -192,10 +192,10 @@ fn level_states(b: &mut Builder, run: &Run, level: &Level) -> LevelStates {
             .cell
             .hands_on()
             .then(|| float("inner", &[inner_rows, hidden])),
-        kept: (between > 0).then(|| {
+        kept: (segments > 1).then(|| {
             [
-                Some(float("kept_h", &[between, batch, output])),
-                with_c.then(|| float("kept_c", &[between, batch, hidden])),
+                Some(float("kept_h", &[segments, batch, output])),
+                with_c.then(|| float("kept_c", &[segments, batch, hidden])),
             ]
         }),
     }

@@ -9,6 +9,8 @@ use std::ops::Range;
 
 use super::spec::{LayerSpec, check_elements};
 use crate::error::{Error, Result};
+use crate::kernels::step::ROWS;
+use crate::plan::MAX_GROUPS;
 
 const OP: &str = "call";
 
@@ -67,7 +69,8 @@ pub struct Call {
     pub output: Order,
     /// Of every so many steps only the states before the first are kept; the rest is computed again
     /// in the backward pass. What a layer keeps then grows with T / k + k instead of T; what one layer
-    /// hands to the next is kept for all T.
+    /// hands to the next is kept for all T. At each of these steps the states of all N sequences are
+    /// kept, also of packed ones that have ended.
     pub recompute: Option<usize>,
     /// The first steps, which carry the state and have no gradient; if these are all, every gradient
     /// is 0.
@@ -195,6 +198,10 @@ pub struct Run {
     pub(crate) call: Call,
     /// Packed: the row of each step's first sequence; then the number of rows.
     offsets: Vec<usize>,
+    /// In the order in which each direction runs them.
+    segments: [Vec<Segment>; 2],
+    most_rows: usize,
+    runs_again: bool,
 }
 
 impl Run {
@@ -216,10 +223,13 @@ impl Run {
                 offsets
             }
         };
-        let run = Self {
+        let mut run = Self {
             spec: *spec,
             call: call.clone(),
             offsets,
+            segments: [Vec::new(), Vec::new()],
+            most_rows: 0,
+            runs_again: false,
         };
         let (rows, batch) = match &call.batch {
             Batch::Padded(size) => ([size.steps, size.batch], size.batch),
@@ -242,7 +252,19 @@ impl Run {
             ),
         ];
         check_elements(spec.cell.name, &arrays)?;
+        run.cut();
+        let kept: [(&str, &[usize]); 1] =
+            [("kept states", &[run.segments[0].len(), batch, hidden])];
+        check_elements(spec.cell.name, &kept)?;
         Ok(run)
+    }
+
+    /// Cuts the steps into segments.
+    fn cut(&mut self) {
+        self.segments = [false, true].map(|reverse| self.cut_for(reverse));
+        let [segments, _] = &self.segments;
+        self.most_rows = segments.iter().map(|s| self.rows_in(s)).max().unwrap_or(0);
+        self.runs_again = segments.iter().filter(|s| s.trained).count() > 1;
     }
 
     /// The layer.
@@ -360,8 +382,7 @@ impl Run {
 
     /// The most rows that a segment has.
     pub(crate) fn most_rows(&self) -> usize {
-        let segments = self.segments(false);
-        segments.iter().map(|s| self.rows_in(s)).max().unwrap_or(0)
+        self.most_rows
     }
 
     /// A segment's rows as runs of neighbours.
@@ -390,7 +411,11 @@ impl Run {
     }
 
     /// The segments in the order in which a direction runs them.
-    pub(crate) fn segments(&self, reverse: bool) -> Vec<Segment> {
+    pub(crate) fn segments(&self, reverse: bool) -> &[Segment] {
+        &self.segments[usize::from(reverse)]
+    }
+
+    fn cut_for(&self, reverse: bool) -> Vec<Segment> {
         let (steps, burn_in) = (self.steps(), self.call.burn_in);
         let length = self.call.recompute.unwrap_or(steps).clamp(1, steps);
         let mut runs = Vec::new();
@@ -415,7 +440,7 @@ impl Run {
 
     /// Whether the backward pass runs the segments forward again, as their kept values share memory.
     pub(crate) fn runs_again(&self) -> bool {
-        self.segments(false).iter().filter(|s| s.trained).count() > 1
+        self.runs_again
     }
 
     /// The steps of a segment in the order in which a direction runs them.
@@ -461,6 +486,7 @@ fn check(spec: &LayerSpec, call: &Call) -> Result<()> {
                     return Err(Error::value(OP, arg, "at least 1", value));
                 }
             }
+            check_sequences(OP, "batch", size.batch)?;
             size.steps
         }
         Batch::Packed(sizes) => {
@@ -497,6 +523,16 @@ fn check(spec: &LayerSpec, call: &Call) -> Result<()> {
     Ok(())
 }
 
+/// A dispatch has a workgroup for every four sequences, and a limited number of workgroups.
+pub(crate) fn check_sequences(op: &'static str, arg: &str, count: usize) -> Result<()> {
+    let most = ROWS * MAX_GROUPS as usize;
+    if count > most {
+        let expected = format!("at most {most} sequences");
+        return Err(Error::value(op, arg, expected, count));
+    }
+    Ok(())
+}
+
 fn check_packed(call: &Call, sizes: &[usize]) -> Result<()> {
     const ARG: &str = "batch_sizes";
     if sizes.is_empty() {
@@ -510,6 +546,7 @@ fn check_packed(call: &Call, sizes: &[usize]) -> Result<()> {
             format!("0 in step {t}"),
         ));
     }
+    check_sequences(OP, ARG, sizes[0])?;
     if let Some(t) = (1..sizes.len()).find(|&t| sizes[t] > sizes[t - 1]) {
         let got = format!("{} after {} in step {t}", sizes[t], sizes[t - 1]);
         return Err(Error::value(

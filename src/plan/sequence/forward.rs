@@ -4,8 +4,8 @@ use super::buffers::{States, Weights};
 use super::call::{Block, Order, Run, Segment};
 use super::spec::Level;
 use super::step::{At, Output};
-use super::{BufferId, Builder, Matrix, check_rows};
-use crate::error::Result;
+use super::{BufferId, Builder, Matrix, check_len, check_rows, check_weights};
+use crate::error::{Error, Result};
 use crate::kernels::copy::copy;
 use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::gemm::Gemm;
@@ -42,6 +42,12 @@ pub fn forward(
 ) -> Result<()> {
     let spec = run.spec();
     check_rows("x", ends.x, run.rows(), spec.input_size)?;
+    check_len(b, "y", ends.y, run.rows() * spec.features())?;
+    check_weights(spec, weights)?;
+    if run.training() && spec.dropout > 0.0 && ends.clock.is_none() {
+        let expected = "given to a layer with dropout";
+        return Err(Error::value("layer", "clock", expected, "none"));
+    }
     if run.masked() {
         make_mask(b, run, states)?;
     }
@@ -55,7 +61,8 @@ pub fn forward(
         let x = input(run, ends, states, &level);
         let y = output(run, ends, states, &level);
         let segments = run.segments(level.reverse);
-        for segment in &segments {
+        pass.keep_initial(b)?;
+        for segment in segments {
             let last = segment.number + 1 == segments.len();
             // What runs again in the backward pass is kept then.
             let save = segment.trained && !run.runs_again();
@@ -218,11 +225,9 @@ impl Pass<'_> {
             let (Some(initial), Some(to)) = (initial, to) else {
                 continue;
             };
-            let before = segment.number.checked_sub(1);
-            let kept = states.kept.and_then(|kept| kept[which]);
-            let (source, nth) = match (before, kept) {
-                (Some(before), Some(kept)) => (kept, before),
-                _ => (initial, number),
+            let (source, nth) = match states.kept.and_then(|kept| kept[which]) {
+                Some(kept) => (kept, segment.number),
+                None => (initial, number),
             };
             for start in run.starts(segment, self.level.reverse) {
                 let first = start.sequences.start;
@@ -265,6 +270,24 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Keeps the initial states where segments run again, since the call's may change before.
+    fn keep_initial(&self, b: &mut Builder) -> Result<()> {
+        let (number, spec) = (self.number(), self.run.spec());
+        let Some([h, c]) = self.states.levels[number].kept else {
+            return Ok(());
+        };
+        for (from, to, width) in [
+            (Some(self.states.h0), h, spec.output_size()),
+            (self.states.c0, c, spec.hidden_size),
+        ] {
+            if let (Some(from), Some(to)) = (from, to) {
+                let len = self.run.batch() * width;
+                copy(b, (from, number * len), (to, 0), len)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the states after a segment: for the next, or as the final ones.
     fn store(&self, b: &mut Builder, segment: &Segment, last: bool) -> Result<()> {
         let (number, spec) = (self.number(), self.run.spec());
@@ -279,7 +302,7 @@ impl Pass<'_> {
             let len = self.run.batch() * width;
             let kept = states.kept.and_then(|kept| kept[which]);
             let (to, nth) = match kept {
-                Some(kept) if !last => (kept, segment.number),
+                Some(kept) if !last => (kept, segment.number + 1),
                 _ => (end, number),
             };
             copy(b, (from, 0), (to, nth * len), len)?;

@@ -62,6 +62,28 @@ pub fn carry_states(b: &mut Builder, states: &States) -> Result<()> {
     Ok(())
 }
 
+fn check_len(b: &Builder, arg: &str, id: BufferId, len: usize) -> Result<()> {
+    match b.buffer(id).len() {
+        have if have == len => Ok(()),
+        have => Err(Error::shape("layer", arg, [len], [have])),
+    }
+}
+
+/// Refuses the weights of a layer with another number of levels.
+fn check_weights(spec: &LayerSpec, weights: &Weights) -> Result<()> {
+    let levels = spec.num_layers * spec.directions();
+    if weights.levels.len() == levels {
+        return Ok(());
+    }
+    let expected = format!("of {levels} levels");
+    Err(Error::value(
+        "layer",
+        "weights",
+        expected,
+        weights.levels.len(),
+    ))
+}
+
 fn check_rows(arg: &str, matrix: Matrix, rows: usize, cols: usize) -> Result<()> {
     if (matrix.rows, matrix.cols) == (rows, cols) {
         Ok(())

@@ -34,7 +34,7 @@ impl<'a> Sampled<'a> {
             run,
             level,
             nth,
-            segment: run.segments(level.reverse).remove(0),
+            segment: run.segments(level.reverse)[0].clone(),
             weights: weights(b, spec),
             states: states(b, run),
             y: b.float("y", &shape, Role::Output),

@@ -210,7 +210,9 @@ impl LayerSpec {
             return Err(Error::value(OP, "proj_size", expected, proj));
         }
         if !cell.projected && proj != 0 {
-            let needs = format!("proj_size {proj} (only an LSTM has a projection)");
+            let needs = format!(
+                "proj_size {proj} (cells with a projection are lstm_projected and lstm_peephole_projected)"
+            );
             return Err(Error::Unsupported {
                 op: cell.name,
                 needs,
@@ -239,7 +241,8 @@ impl LayerSpec {
                 });
             }
         }
-        self.activations.iter().try_for_each(|a| a.check(OP))
+        let used = self.activations.iter().take(cell.activations.len());
+        used.into_iter().try_for_each(|a| a.check(OP))
     }
 }
 

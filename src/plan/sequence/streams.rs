@@ -7,6 +7,7 @@
 //! halves per stream, read and written by turns, since every unit of a stream reads all of them.
 
 use super::buffers::{LevelWeights, Weights};
+use super::call::check_sequences;
 use super::spec::{LayerSpec, Level};
 use super::step::{bindings, constants, cost, grid, numbers};
 use super::{BufferId, Builder, Role};
@@ -80,12 +81,7 @@ fn check(spec: &LayerSpec, count: usize) -> Result<()> {
     if count == 0 {
         return Err(Error::value(OP, "count", "at least 1", count));
     }
-    // The list holds twice a stream's number plus one.
-    let most = (u32::MAX / 4) as usize;
-    if count > most {
-        let expected = format!("at most {most}");
-        return Err(Error::value(OP, "count", expected, count));
-    }
+    check_sequences(OP, "count", count)?;
     let (hidden, width) = (spec.hidden_size, spec.width());
     let rows = spec.input_size.max(spec.output_size()) + 1 + spec.output_size();
     let arrays: [(&str, &[usize]); 3] = [
