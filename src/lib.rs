@@ -73,7 +73,7 @@
 //! | clip | limits every pre-activation, after the peepholes; `cell_clip` limits c' before it is used |
 //! | reset before | n = tanh(W_in x + b_in + W_hn (r h) + b_hn) |
 //! | lengths | past its length a sequence puts out 0 and keeps its state; the direction that runs from the end starts there |
-//! | resets | the state is zeroed before a step |
+//! | resets | the state is zeroed before a step, also past the length |
 //! | burn-in | the first steps carry the state and have no gradient, nor does what flows into them |
 //!
 //! # Numbers

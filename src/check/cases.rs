@@ -1,8 +1,9 @@
 //! Layers against solved cases: outputs and every gradient of a [`Case`], on one device.
 //!
 //! The layer runs in every way that the case allows, all of which must give what the case states:
-//! training, inference, streams step by step, batch-first input and output, segments that are
-//! computed again in the backward pass, and packed sequences.
+//! training, inference, batch-first input and output, segments that are computed again in the backward
+//! pass; packed sequences, where each has a step and no reset stands past a length (a packed array
+//! cannot say either); and streams step by step, in one direction without lengths and resets.
 
 use std::collections::BTreeMap;
 

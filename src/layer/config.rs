@@ -164,7 +164,8 @@ impl Lstm {
         self
     }
 
-    /// Limits the cell state to ±`bound` before it is used, as cuDNN does.
+    /// Limits the cell state to ±`bound` before it is used, as cuDNN does. A state at the bound counts as
+    /// limited: no gradient passes.
     #[must_use]
     pub fn cell_clip(mut self, bound: f64) -> Self {
         self.spec.cell_clip = Some(bound);

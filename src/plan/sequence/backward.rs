@@ -1,8 +1,8 @@
 //! The backward pass of a layer as steps of a plan.
 
 use super::buffers::{States, Weights};
-use super::call::{Block, Run, Segment};
 use super::forward::{Ends, Pass, drop_outputs, input};
+use super::run::{Block, Run, Segment};
 use super::spec::{LayerSpec, Level};
 use super::step::{LevelGradients, Output};
 use super::{BufferId, Builder, Matrix, Mode, Role, check_len, check_weights};

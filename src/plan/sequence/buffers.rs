@@ -1,6 +1,6 @@
 //! The buffers of a layer in a plan: weights, states, and what is kept between the passes.
 
-use super::call::Run;
+use super::run::Run;
 use super::spec::{LayerSpec, Level};
 use crate::plan::{BufferId, Builder, Role};
 

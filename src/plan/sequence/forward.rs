@@ -1,7 +1,8 @@
 //! The forward pass of a layer as steps of a plan.
 
 use super::buffers::{States, Weights};
-use super::call::{Block, Order, Run, Segment};
+use super::call::Order;
+use super::run::{Block, Run, Segment};
 use super::spec::Level;
 use super::step::{At, Output};
 use super::{BufferId, Builder, Matrix, check_len, check_rows, check_weights};

@@ -14,6 +14,7 @@ mod backward;
 mod buffers;
 mod call;
 mod forward;
+mod run;
 mod sampled;
 mod spec;
 mod step;
@@ -26,8 +27,9 @@ use crate::kernels::transpose::transpose;
 
 pub use backward::{Backward, BackwardArgs, backward};
 pub use buffers::{LevelStates, LevelWeights, States, Weights, states, weights};
-pub use call::{Batch, Call, Mode, Order, Run, Size};
+pub use call::{Batch, Call, Mode, Order, Size};
 pub use forward::{Ends, forward};
+pub use run::Run;
 pub(crate) use sampled::Sampled;
 pub use spec::{LayerSpec, Level};
 pub(crate) use streams::sample as sample_stream;

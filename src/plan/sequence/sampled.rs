@@ -2,7 +2,7 @@
 
 use super::backward::work;
 use super::buffers::{States, Weights, states, weights};
-use super::call::{Run, Segment};
+use super::run::{Run, Segment};
 use super::spec::Level;
 use super::step::{At, Moment, Output};
 use super::{BufferId, Builder, Role};

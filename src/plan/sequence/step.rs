@@ -2,7 +2,8 @@
 //! the run.
 
 use super::buffers::{LevelStates, LevelWeights};
-use super::call::{Mode, Order, Place, Run, Segment};
+use super::call::{Mode, Order};
+use super::run::{Place, Run, Segment};
 use super::spec::{LayerSpec, Level};
 use super::{BufferId, Builder};
 use crate::cell::{CellOption, Pass, Units};

@@ -1,0 +1,331 @@
+//! A layer and a call of it that fit together, and where the rows of each step stand.
+//!
+//! Rows. A sequence's step has one row in x, y, the gates and their gradients. Padded calls have T·N
+//! rows, [`Order`] says in which order; packed calls have as many as there are tokens, step after
+//! step, as PyTorch's `PackedSequence`. Within a [`Segment`], a run of steps whose kept values share
+//! memory with those of other segments, the rows are counted from its own first.
+
+use std::ops::Range;
+
+use super::call::{Batch, Call, Mode, Order, check};
+use super::spec::{LayerSpec, check_elements};
+use crate::error::Result;
+
+/// A run of steps whose kept values share the memory of the other segments'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Its place among the segments in the order in which a direction runs them.
+    pub(crate) number: usize,
+    pub(crate) steps: Range<usize>,
+    /// Whether it has gradients.
+    pub(crate) trained: bool,
+}
+
+/// Neighbouring rows of a segment in the call's rows, and where they stand in the segment's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) whole: usize,
+    pub(crate) local: usize,
+    pub(crate) len: usize,
+}
+
+/// Sequences whose first step in a segment is the same; `None` for those that have none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) sequences: Range<usize>,
+    pub(crate) step: Option<usize>,
+}
+
+/// A row and the distance to that of the next sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) start: usize,
+    pub(crate) row: usize,
+}
+
+/// A layer and a call of it that fit together.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub(crate) spec: LayerSpec,
+    pub(crate) call: Call,
+    /// Packed: the row of each step's first sequence; then the number of rows.
+    offsets: Vec<usize>,
+    /// In the order in which each direction runs them.
+    segments: [Vec<Segment>; 2],
+    most_rows: usize,
+    runs_again: bool,
+}
+
+impl Run {
+    /// Checks a call of a layer.
+    ///
+    /// # Errors
+    /// If a size is 0, options contradict each other, batch sizes are not sorted, or an array had more
+    /// elements than 32 bits can index.
+    pub fn new(spec: &LayerSpec, call: &Call) -> Result<Self> {
+        spec.check()?;
+        check(spec, call)?;
+        let offsets = match &call.batch {
+            Batch::Padded(_) => Vec::new(),
+            Batch::Packed(sizes) => {
+                let mut offsets = vec![0usize];
+                for (i, &size) in sizes.iter().enumerate() {
+                    offsets.push(offsets[i].saturating_add(size));
+                }
+                offsets
+            }
+        };
+        let mut run = Self {
+            spec: *spec,
+            call: call.clone(),
+            offsets,
+            segments: [Vec::new(), Vec::new()],
+            most_rows: 0,
+            runs_again: false,
+        };
+        let (rows, batch) = match &call.batch {
+            Batch::Padded(size) => ([size.steps, size.batch], size.batch),
+            Batch::Packed(_) => ([run.offsets[run.steps()], 1], run.batch()),
+        };
+        let [a, b] = rows;
+        // The rows of states have those of the sequences' last ones behind them.
+        let a = a.saturating_add(1);
+        let (hidden, slots) = (
+            spec.hidden_size,
+            spec.cell.slots.max(spec.cell.gradient_slots),
+        );
+        let arrays: [(&str, &[usize]); 4] = [
+            ("x", &[a, b, spec.input_size]),
+            ("y", &[a, b, spec.directions(), spec.output_size()]),
+            ("gates", &[a, b, slots, hidden]),
+            (
+                "states",
+                &[spec.num_layers, spec.directions(), batch, 3, hidden],
+            ),
+        ];
+        check_elements(spec.cell.name, &arrays)?;
+        run.cut();
+        let kept: [(&str, &[usize]); 1] =
+            [("kept states", &[run.segments[0].len(), batch, hidden])];
+        check_elements(spec.cell.name, &kept)?;
+        Ok(run)
+    }
+
+    /// Cuts the steps into segments.
+    fn cut(&mut self) {
+        self.segments = [false, true].map(|reverse| self.cut_for(reverse));
+        let [segments, _] = &self.segments;
+        self.most_rows = segments.iter().map(|s| self.rows_in(s)).max().unwrap_or(0);
+        self.runs_again = segments.iter().filter(|s| s.trained).count() > 1;
+    }
+
+    /// The layer.
+    pub fn spec(&self) -> &LayerSpec {
+        &self.spec
+    }
+
+    /// The call.
+    pub fn call(&self) -> &Call {
+        &self.call
+    }
+
+    /// T
+    pub fn steps(&self) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.steps,
+            Batch::Packed(sizes) => sizes.len(),
+        }
+    }
+
+    /// N
+    pub fn batch(&self) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.batch,
+            Batch::Packed(sizes) => sizes[0],
+        }
+    }
+
+    /// How many rows x and y have: T·N, or the tokens of packed sequences.
+    pub fn rows(&self) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.steps * size.batch,
+            Batch::Packed(_) => self.offsets[self.steps()],
+        }
+    }
+
+    /// The shape of an array with `features` values for each row.
+    pub fn shape(&self, order: Order, features: usize) -> Vec<usize> {
+        match (&self.call.batch, order) {
+            (Batch::Packed(_), _) => vec![self.rows(), features],
+            (Batch::Padded(s), Order::TimeFirst) => vec![s.steps, s.batch, features],
+            (Batch::Padded(s), Order::BatchFirst) => vec![s.batch, s.steps, features],
+        }
+    }
+
+    /// Whether steps have a mask.
+    pub(crate) fn masked(&self) -> bool {
+        self.call.lengths || self.call.resets
+    }
+
+    pub(crate) fn training(&self) -> bool {
+        self.call.mode == Mode::Training
+    }
+
+    /// S: blocks per row in `gates`.
+    pub(crate) fn slots(&self) -> usize {
+        match self.call.mode {
+            Mode::Training => self.spec.cell.slots,
+            Mode::Inference => self.spec.cell.gates,
+        }
+    }
+
+    /// How many sequences have a step.
+    pub(crate) fn count(&self, t: usize) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => size.batch,
+            Batch::Packed(sizes) => sizes[t],
+        }
+    }
+
+    /// The rows of a step in a whole array of this order.
+    pub(crate) fn place(&self, order: Order, t: usize) -> Place {
+        match (&self.call.batch, order) {
+            (Batch::Packed(_), _) => Place {
+                start: self.offsets[t],
+                row: 1,
+            },
+            (Batch::Padded(size), Order::TimeFirst) => Place {
+                start: t * size.batch,
+                row: 1,
+            },
+            (Batch::Padded(size), Order::BatchFirst) => Place {
+                start: t,
+                row: size.steps,
+            },
+        }
+    }
+
+    /// The rows of a step in a segment's arrays, which have the order of the input.
+    pub(crate) fn place_in(&self, segment: &Segment, t: usize) -> Place {
+        let first = segment.steps.start;
+        match (&self.call.batch, self.call.input) {
+            (Batch::Packed(_), _) => Place {
+                start: self.offsets[t] - self.offsets[first],
+                row: 1,
+            },
+            (Batch::Padded(size), Order::TimeFirst) => Place {
+                start: (t - first) * size.batch,
+                row: 1,
+            },
+            (Batch::Padded(_), Order::BatchFirst) => Place {
+                start: t - first,
+                row: segment.steps.len(),
+            },
+        }
+    }
+
+    /// How many rows a segment has.
+    pub(crate) fn rows_in(&self, segment: &Segment) -> usize {
+        match &self.call.batch {
+            Batch::Padded(size) => segment.steps.len() * size.batch,
+            Batch::Packed(_) => self.offsets[segment.steps.end] - self.offsets[segment.steps.start],
+        }
+    }
+
+    /// The most rows that a segment has.
+    pub(crate) fn most_rows(&self) -> usize {
+        self.most_rows
+    }
+
+    /// A segment's rows as runs of neighbours.
+    pub(crate) fn blocks(&self, segment: &Segment) -> Vec<Block> {
+        let steps = &segment.steps;
+        match (&self.call.batch, self.call.input) {
+            (Batch::Padded(size), Order::BatchFirst) if steps.len() < size.steps => {
+                let block = |n| Block {
+                    whole: n * size.steps + steps.start,
+                    local: n * steps.len(),
+                    len: steps.len(),
+                };
+                (0..size.batch).map(block).collect()
+            }
+            (Batch::Padded(_), Order::BatchFirst) => vec![Block {
+                whole: 0,
+                local: 0,
+                len: self.rows(),
+            }],
+            _ => vec![Block {
+                whole: self.place(self.call.input, steps.start).start,
+                local: 0,
+                len: self.rows_in(segment),
+            }],
+        }
+    }
+
+    /// The segments in the order in which a direction runs them.
+    pub(crate) fn segments(&self, reverse: bool) -> &[Segment] {
+        &self.segments[usize::from(reverse)]
+    }
+
+    fn cut_for(&self, reverse: bool) -> Vec<Segment> {
+        let (steps, burn_in) = (self.steps(), self.call.burn_in);
+        let length = self.call.recompute.unwrap_or(steps).clamp(1, steps);
+        let mut runs = Vec::new();
+        if burn_in > 0 {
+            runs.push((0..burn_in, false));
+        }
+        for start in (burn_in..steps).step_by(length) {
+            runs.push((start..(start + length).min(steps), true));
+        }
+        if reverse {
+            runs.reverse();
+        }
+        let numbered = runs.into_iter().enumerate();
+        numbered
+            .map(|(number, (steps, trained))| Segment {
+                number,
+                steps,
+                trained: trained && self.training(),
+            })
+            .collect()
+    }
+
+    /// Whether the backward pass runs the segments forward again, as their kept values share memory.
+    pub(crate) fn runs_again(&self) -> bool {
+        self.runs_again
+    }
+
+    /// The steps of a segment in the order in which a direction runs them.
+    pub(crate) fn order(&self, segment: &Segment, reverse: bool) -> Vec<usize> {
+        let steps = segment.steps.clone();
+        if reverse {
+            steps.rev().collect()
+        } else {
+            steps.collect()
+        }
+    }
+
+    /// Where the sequences have their first step of a segment, in the order in which a direction runs.
+    pub(crate) fn starts(&self, segment: &Segment, reverse: bool) -> Vec<Start> {
+        let mut starts = Vec::new();
+        let mut done = 0;
+        // The last steps have the fewest sequences.
+        for t in self.order(segment, reverse) {
+            let count = self.count(t);
+            if count > done {
+                starts.push(Start {
+                    sequences: done..count,
+                    step: Some(t),
+                });
+                done = count;
+            }
+        }
+        if done < self.batch() {
+            starts.push(Start {
+                sequences: done..self.batch(),
+                step: None,
+            });
+        }
+        starts
+    }
+}
