@@ -1,6 +1,5 @@
 // Moving data inside a plan.
 //   copy   destination[to + i] = source[from + i]
-//   carry  buffer[to + i] = buffer[from + i]; the two ranges do not overlap
 //   fill   buffer[i] = value
 // One invocation per element.
 #import flat
@@ -31,18 +30,6 @@ fn copy(
 }
 
 @group(0) @binding(1) var<storage, read_write> buffer: array<f32>;
-
-@compute @workgroup_size(WORKGROUP)
-fn carry(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = flat_index(group, groups, local, WORKGROUP);
-    if i < params.len {
-        buffer[params.to_start + i] = buffer[params.from_start + i];
-    }
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn fill(

@@ -1,4 +1,4 @@
-//! `copy`, `carry` and `fill`: moving data inside a plan.
+//! `copy` and `fill`: moving data inside a plan.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -28,25 +28,6 @@ pub static COPY: Kernel = Kernel {
         let destination = b.float("destination", &[len], Role::Output);
         copy(&mut b, (source, 1), (destination, 0), len)?;
         Ok(sample(b, source, rng.uniforms(len + 1, -1.0, 1.0)))
-    },
-};
-
-/// `copy.carry`: one part of a buffer to another part of it.
-pub static CARRY: Kernel = Kernel {
-    name: "copy.carry",
-    wgsl: WGSL,
-    entry: "carry",
-    bindings: &[Binding::update("buffer")],
-    params_size: size_of::<Params>(),
-    workgroup_size: 64,
-    workgroup_memory: 0,
-    twin: twin!(carry_twin),
-    sample: |[m, n, _], rng| {
-        let len = m * n;
-        let mut b = Builder::new("carry");
-        let buffer = b.float("buffer", &[2 * len + 3], Role::State);
-        carry(&mut b, buffer, len + 2, 1, len)?;
-        Ok(sample(b, buffer, rng.uniforms(2 * len + 3, -1.0, 1.0)))
     },
 };
 
@@ -106,28 +87,6 @@ pub fn copy(
     push(b, &COPY, &[source, destination], len, [from, to], 0.0, 2)
 }
 
-/// Adds `buffer[to + i] = buffer[from + i]` for `i < len`.
-///
-/// # Errors
-/// If a range leaves the buffer or the two overlap.
-pub fn carry(b: &mut Builder, buffer: BufferId, from: usize, to: usize, len: usize) -> Result<()> {
-    let have = b.buffer(buffer).len();
-    let end = from.max(to).saturating_add(len);
-    if end > have {
-        return Err(Error::shape(CARRY.name, "end of range", have, end));
-    }
-    if from.abs_diff(to) < len {
-        let expected = "ranges that do not overlap";
-        return Err(Error::value(
-            CARRY.name,
-            "from, to",
-            expected,
-            format!("{from}, {to}"),
-        ));
-    }
-    push(b, &CARRY, &[buffer], len, [from, to], 0.0, 2)
-}
-
 /// Adds `buffer[i] = value` for the whole buffer.
 ///
 /// # Errors
@@ -177,14 +136,6 @@ fn copy_twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let (source, destination) = (args.read(0)?, args.write(1)?);
     let [len, from, to] = [p.len, p.from_start, p.to_start].map(|v| v as usize);
     destination[to..to + len].copy_from_slice(&source[from..from + len]);
-    Ok(())
-}
-
-fn carry_twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let p: Params = args.params()?;
-    let from = p.from_start as usize;
-    args.write(0)?
-        .copy_within(from..from + p.len as usize, p.to_start as usize);
     Ok(())
 }
 

@@ -32,7 +32,6 @@ use crate::kernel::Kernel;
 /// Every kernel of this crate.
 pub static ALL: &[&Kernel] = &[
     &copy::COPY,
-    &copy::CARRY,
     &copy::FILL,
     &transpose::TRANSPOSE,
     &gemm::GEMM,

@@ -126,7 +126,7 @@ fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
         states.packed.push(packed);
     }
     if spec.num_layers > 1 {
-        // Two, as a layer reads one and writes the other.
+        // With y two, as a layer reads one and writes the other.
         let shape = [count, output];
         states.between = Some(b.float("y below", &shape, Role::Scratch));
     }
