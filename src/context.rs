@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
+use crate::plan::{DeviceKind, Force, Target};
 
 #[cfg(feature = "gpu")]
 pub(crate) use crate::backend::gpu::Gpu;
@@ -12,6 +13,7 @@ pub(crate) use crate::backend::gpu::Gpu;
 #[derive(Clone, Debug)]
 pub struct Context {
     device: Arc<Device>,
+    force: Force,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Context {
     pub(crate) fn new(device: Device) -> Self {
         Self {
             device: Arc::new(device),
+            force: Force::default(),
         }
     }
 
@@ -164,6 +167,29 @@ impl Context {
             }
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.check(kernel),
+        }
+    }
+
+    /// The same device, for which plans are made with these choices. Its tensors are those of every
+    /// other context of the device.
+    #[must_use]
+    pub fn forcing(&self, force: Force) -> Self {
+        Self {
+            device: self.device.clone(),
+            force,
+        }
+    }
+
+    /// What plans for this device are made for.
+    pub fn target(&self) -> Target {
+        let target = match self.device() {
+            Device::Cpu(_) => Target::portable(DeviceKind::Cpu),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.target(),
+        };
+        Target {
+            force: self.force,
+            ..target
         }
     }
 

@@ -6,6 +6,7 @@ use common::refusal;
 use common::results::everywhere;
 use wgrnn::kernel::Element;
 use wgrnn::ndarray::{Array1, Array2, Array3};
+use wgrnn::plan::Target;
 use wgrnn::rng::Rng;
 use wgrnn::{
     Activation, Call, Context, Error, Function, Gru, LayerSpec, Lstm, Mode, Packing, Result, Rnn,
@@ -186,7 +187,7 @@ fn options_of_a_call() -> Result<()> {
         "1",
     );
     // Said of a plan alone as well.
-    let plan = Sequence::plan(both.spec(), &training().burn_in(1));
+    let plan = Sequence::plan(both.spec(), &training().burn_in(1), &Target::default());
     value(plan, "burn_in", "0 where", "1");
 
     let inference = || Call::inference(SIZE);

@@ -9,7 +9,7 @@ use common::results::{
 };
 use wgrnn::cell::{self, Cell};
 use wgrnn::ndarray::{Array2, ArrayView1, ArrayView3, Axis, s};
-use wgrnn::plan::{Plan, Role};
+use wgrnn::plan::{Plan, Role, Target};
 use wgrnn::rng::Rng;
 use wgrnn::{
     Activation, Call, Context, Function, Layer, LayerSpec, Mode, Order, Packing, Result, Sequence,
@@ -390,8 +390,9 @@ fn recomputation_keeps_the_states_between_segments() -> Result<()> {
             bidirectional: true,
             ..spec(cell, 2)
         };
-        let saved =
-            |call: &Call| -> Result<u64> { Ok(Sequence::plan(&spec, call)?.bytes(Role::Saved)) };
+        let saved = |call: &Call| -> Result<u64> {
+            Ok(Sequence::plan(&spec, call, &Target::default())?.bytes(Role::Saved))
+        };
         let all = saved(&Call::training(size))?;
         assert_eq!(all, kept_bytes(&spec, size, size.steps), "{}", cell.name);
         for k in [1, 3, 10, 100, 105] {
@@ -427,8 +428,12 @@ fn the_plan_says_what_recomputation_saves() -> Result<()> {
         batch: 8,
     };
     let spec = LayerSpec::new(&cell::LSTM, 16, 16);
-    let all = Sequence::plan(&spec, &Call::training(size))?;
-    let some = Sequence::plan(&spec, &Call::training(size).recompute(14))?;
+    let all = Sequence::plan(&spec, &Call::training(size), &Target::default())?;
+    let some = Sequence::plan(
+        &spec,
+        &Call::training(size).recompute(14),
+        &Target::default(),
+    )?;
     assert!(some.name().contains("recompute 14"), "{}", some.name());
     for (name, role) in [("saved", Role::Saved), ("scratch", Role::Scratch)] {
         for plan in [&all, &some] {
@@ -785,7 +790,7 @@ fn packed_work_is_that_of_its_tokens() -> Result<()> {
             ..spec(cell, 2)
         };
         let flops = |call: &Call, section: &str| -> Result<u64> {
-            let plan = Sequence::plan(&spec, call)?;
+            let plan = Sequence::plan(&spec, call, &Target::default())?;
             Ok(plan.cost(plan.section(section)?).flops)
         };
         // As many sequences and tokens without padding; and the padded ones.

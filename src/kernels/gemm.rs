@@ -34,6 +34,13 @@ pub static GEMM: Kernel = Kernel {
     sample,
 };
 
+/// How a product is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Tiles of 64 × 64 in workgroup memory.
+    Tile64,
+}
+
 /// What is applied to every element of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Activation {

@@ -83,7 +83,7 @@ impl Layer {
     /// A layer whose weights are 0 and not packed.
     fn zeros(context: &Context, spec: LayerSpec) -> Result<Self> {
         spec.check()?;
-        let mut b = Builder::new("prepare");
+        let mut b = Builder::on("prepare", context.target());
         let ids = driver::weights(&mut b, &spec);
         b.section("prepare");
         driver::prepare(&mut b, &ids)?;

@@ -8,7 +8,7 @@ use crate::kernels::clock;
 use crate::plan::sequence::{
     self as driver, BackwardArgs, Call, Ends, LayerSpec, Mode, Run, States, Weights,
 };
-use crate::plan::{BufferId, Builder, Matrix, Plan, Role};
+use crate::plan::{BufferId, Builder, Matrix, Plan, Role, Target};
 use crate::program::Program;
 use crate::tensor::Tensor;
 
@@ -53,9 +53,9 @@ struct Planned {
     backward: Option<Backward>,
 }
 
-fn plan(spec: &LayerSpec, call: &Call) -> Result<Planned> {
+fn plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Planned> {
     let run = Run::new(spec, call)?;
-    let mut b = Builder::new(name(&run));
+    let mut b = Builder::on(name(&run), *target);
     let x = b.float("x", &run.shape(call.input, spec.input_size), Role::Input);
     let y = b.float("y", &run.shape(call.output, spec.features()), Role::Output);
     let weights = driver::weights(&mut b, spec);
@@ -143,18 +143,19 @@ fn name(run: &Run) -> String {
 }
 
 impl Sequence {
-    /// The plan of a layer's calls, without a device or memory: to print, to count, to compare.
+    /// The plan of a layer's calls for a target, without a device or memory: to print, to count, to
+    /// compare.
     /// Its sections are those of [`Self::program`].
     ///
     /// # Errors
     /// If the layer or the call contradicts itself, or an index into a buffer would not fit 32 bits.
-    pub fn plan(spec: &LayerSpec, call: &Call) -> Result<Plan> {
-        Ok(plan(spec, call)?.plan)
+    pub fn plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Plan> {
+        Ok(plan(spec, call, target)?.plan)
     }
 
     pub(super) fn new(layer: &Layer, call: &Call, gradients: &[(String, Tensor)]) -> Result<Self> {
         let spec = *layer.spec();
-        let planned = plan(&spec, call)?;
+        let planned = plan(&spec, call, &layer.context().target())?;
         let mut bound = layer.bind(&planned.weights);
         bound.extend(existing(layer, planned.backward.as_ref(), gradients)?);
         let sequence = Self {

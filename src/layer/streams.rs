@@ -43,10 +43,13 @@ struct Shared {
 impl Streams {
     pub(super) fn new(layer: &Layer, count: usize) -> Result<Self> {
         let spec = *layer.spec();
-        let mut b = Builder::new(format!(
-            "{} I {} H {} streams {count}",
-            spec.cell.name, spec.input_size, spec.hidden_size
-        ));
+        let mut b = Builder::on(
+            format!(
+                "{} I {} H {} streams {count}",
+                spec.cell.name, spec.input_size, spec.hidden_size
+            ),
+            layer.context().target(),
+        );
         let weights = driver::weights(&mut b, &spec);
         let states = driver::streams(&mut b, &spec, count, &weights)?;
         let streams = Self {

@@ -2,7 +2,7 @@
 
 use bytemuck::NoUninit;
 
-use super::{Buffer, BufferId, Cost, PARAMS_STRIDE, Plan, Role, Section, Step};
+use super::{Buffer, BufferId, Choice, Cost, PARAMS_STRIDE, Plan, Role, Section, Step, Target};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS};
 
@@ -13,6 +13,7 @@ pub(crate) const MAX_GROUPS: u32 = 65_535;
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
+    target: Target,
 }
 
 /// One dispatch on its way into a plan.
@@ -43,15 +44,22 @@ pub enum Grid {
 }
 
 impl Builder {
-    /// An empty plan.
+    /// An empty plan for a portable GPU, which every device can run.
     pub fn new(name: impl Into<String>) -> Self {
+        Self::on(name, Target::default())
+    }
+
+    /// An empty plan for a device; [`Context::target`](crate::Context::target) says what one is.
+    pub fn on(name: impl Into<String>, target: Target) -> Self {
         Self {
+            target,
             plan: Plan {
                 name: name.into(),
                 buffers: Vec::new(),
                 steps: Vec::new(),
                 sections: Vec::new(),
                 params: Vec::new(),
+                choices: Vec::new(),
             },
         }
     }
@@ -81,6 +89,26 @@ impl Builder {
             role,
         });
         BufferId(self.plan.buffers.len() - 1)
+    }
+
+    /// What the plan is made for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Notes a choice for [`Plan::choices`].
+    pub fn chose(&mut self, what: &str, chosen: &'static str, why: &str) {
+        let same =
+            |c: &&mut Choice| (c.what.as_str(), c.chosen, c.why.as_str()) == (what, chosen, why);
+        match self.plan.choices.iter_mut().find(same) {
+            Some(choice) => choice.count += 1,
+            None => self.plan.choices.push(Choice {
+                what: what.to_owned(),
+                chosen,
+                why: why.to_owned(),
+                count: 1,
+            }),
+        }
     }
 
     /// The buffer with this id.

@@ -7,12 +7,13 @@
 use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
 
-use super::{Plan, Role, Step};
+use super::{Choice, Plan, Role, Step};
 use crate::kernel::Element;
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.name)?;
+        self.choices_text(f)?;
         for section in &self.sections {
             self.section_text(f, section.name, section.steps.clone())?;
         }
@@ -21,6 +22,23 @@ impl Display for Plan {
 }
 
 impl Plan {
+    fn choices_text(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if self.choices.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "\nchoices")?;
+        for Choice {
+            what,
+            chosen,
+            why,
+            count,
+        } in &self.choices
+        {
+            writeln!(f, "{count:>6} x {what:<24}{chosen:<16}{why}")?;
+        }
+        Ok(())
+    }
+
     fn section_text(&self, f: &mut Formatter<'_>, name: &str, steps: Range<usize>) -> fmt::Result {
         let dispatches = self.steps[steps.clone()]
             .iter()
@@ -121,8 +139,8 @@ mod tests {
     use super::*;
     use crate::kernels::copy::copy;
     use crate::layer::{Lstm, Sequence};
-    use crate::plan::Builder;
     use crate::plan::sequence::{Call, Size};
+    use crate::plan::{Builder, Target};
 
     #[test]
     fn units() {
@@ -143,7 +161,7 @@ mod tests {
             steps: 40,
             batch: 2,
         };
-        let plan = Sequence::plan(&spec, &Call::training(size)).unwrap();
+        let plan = Sequence::plan(&spec, &Call::training(size), &Target::default()).unwrap();
         let text = plan.to_string();
         assert_eq!(text, SMALL_LSTM, "\n{text}");
     }

@@ -9,6 +9,7 @@ mod describe;
 mod matrix;
 mod memory;
 pub mod sequence;
+mod target;
 
 use std::ops::Range;
 
@@ -20,6 +21,7 @@ pub use builder::{Builder, Dispatch, Grid};
 pub use matrix::Matrix;
 pub(crate) use matrix::injective;
 pub use memory::Layout;
+pub use target::{Choice, DeviceKind, Force, Target};
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment
 /// that a device may ask for.
@@ -33,6 +35,7 @@ pub struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) sections: Vec<Section>,
     pub(crate) params: Vec<u8>,
+    pub(crate) choices: Vec<Choice>,
 }
 
 /// The number of a buffer in its plan.
@@ -157,6 +160,11 @@ impl Plan {
     /// The parameter blocks of all steps: what the GPU backend uploads once.
     pub fn params(&self) -> &[u8] {
         &self.params
+    }
+
+    /// What was chosen while the plan was made, in the order in which it was met first.
+    pub fn choices(&self) -> &[Choice] {
+        &self.choices
     }
 
     /// Every buffer with its id.

@@ -28,7 +28,7 @@ impl Evaluator {
     pub fn new(model: &LanguageModel, size: Size) -> Result<Self> {
         let spec = *model.spec();
         let run = spec.run(size, Mode::Inference)?;
-        let mut b = Builder::new("evaluate");
+        let mut b = Builder::on("evaluate", model.context().target());
         let (feed, states) = Feed::new(&mut b, &run, spec.vocabulary)?;
         let loss = b.float("loss", &[1], Role::Output);
         let weights = spec.weights(&mut b);

@@ -38,7 +38,7 @@ impl Sampler {
         }
         let spec = *model.spec();
         let run = spec.run(Size { steps: 1, batch: 1 }, Mode::Inference)?;
-        let mut b = Builder::new("sample");
+        let mut b = Builder::on("sample", model.context().target());
         let input = b.uint("input", &[1, 1], Role::Input);
         let weights = spec.weights(&mut b);
         let states = driver::states(&mut b, &run);

@@ -105,7 +105,7 @@ impl Trainer {
         let run = model_spec.run(size, Mode::Training)?;
         let rows = run.rows();
 
-        let mut b = Builder::new("train");
+        let mut b = Builder::on("train", model.context().target());
         let (feed, states) = Feed::new(&mut b, &run, v)?;
         let rate = b.float("learning rate", &[1], Role::Input);
         let clock = b.uint("clock", &[1], Role::State);

@@ -8,6 +8,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, compose};
+use crate::plan::{DeviceKind, Force, Target};
 
 /// A device, its queue and its pipelines.
 #[derive(Debug)]
@@ -95,6 +96,24 @@ impl Gpu {
 
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.limits
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        let (limits, features) = (&self.limits, self.device.features());
+        Target {
+            kind: match self.device.adapter_info().device_type {
+                wgpu::DeviceType::Cpu => DeviceKind::Software,
+                _ => DeviceKind::Gpu,
+            },
+            invocations: limits
+                .max_compute_invocations_per_workgroup
+                .min(limits.max_compute_workgroup_size_x),
+            workgroup_memory: limits.max_compute_workgroup_storage_size,
+            storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            force: Force::default(),
+        }
     }
 
     pub(crate) fn name(&self) -> String {

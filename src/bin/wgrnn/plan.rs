@@ -1,12 +1,13 @@
-//! `wgrnn plan`: what a layer's passes dispatch, cost and keep in memory. It needs no device.
+//! `wgrnn plan`: what a layer's passes dispatch, cost and keep in memory, and what was chosen for
+//! them. It needs no device.
 
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use wgrnn::cell::{self, Cell};
-use wgrnn::plan::Role;
 use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::{Call, Error, Mode, Result, Sequence, Size};
+use wgrnn::plan::{DeviceKind, Role, Target};
+use wgrnn::{Call, Context, Error, Mode, Result, Sequence, Size};
 
 /// Prints the plan of a layer: steps, dispatches, barriers, FLOPs, bytes, memory by purpose.
 #[derive(Debug, clap::Args)]
@@ -14,6 +15,13 @@ pub(crate) struct Args {
     /// The cell
     #[arg(long, default_value = "lstm", value_parser = PossibleValuesParser::new(cell::ALL.iter().map(|c| c.name)))]
     cell: String,
+    /// The kind of device that it is for, with the limits that every one has, unless --adapter says
+    /// which
+    #[arg(long, default_value = "gpu", value_parser = PossibleValuesParser::new(DeviceKind::ALL.map(DeviceKind::name)))]
+    device: String,
+    /// The device that it is for: 'auto', 'cpu', 'gpu' or part of an adapter's name
+    #[arg(long, value_name = "NAME", conflicts_with = "device")]
+    adapter: Option<String>,
     /// I, the size of a step's input
     #[arg(long, default_value_t = 128)]
     input: usize,
@@ -82,7 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ..own
     };
     let call = call(args);
-    let plan = Sequence::plan(&spec, &call)?;
+    let target = target(args)?;
+    let plan = Sequence::plan(&spec, &call, &target)?;
     println!("{}", plan.to_string().trim_end());
     if let Some(k) = args.recompute {
         let whole = Sequence::plan(
@@ -91,6 +100,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 recompute: None,
                 ..call
             },
+            &target,
         )?;
         let of = |plan: &wgrnn::plan::Plan| -> u64 {
             [Role::Saved, Role::Scratch]
@@ -107,6 +117,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn target(args: &Args) -> Result<Target> {
+    if let Some(name) = &args.adapter {
+        return Ok(Context::open(name)?.target());
+    }
+    let named = |k: &DeviceKind| k.name() == args.device;
+    let kind = DeviceKind::ALL.into_iter().find(named);
+    Ok(kind.map_or_else(Target::default, Target::portable))
 }
 
 fn call(args: &Args) -> Call {
