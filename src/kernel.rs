@@ -37,6 +37,23 @@ pub struct Kernel {
     pub sample: fn(size: [usize; 3], rng: &mut Rng) -> Result<Sample>,
 }
 
+impl Kernel {
+    /// Invocations per workgroup with these constants: `THREADS`, where the kernel has it.
+    pub fn threads(&self, constants: &[Constant]) -> u32 {
+        of(constants, "THREADS").unwrap_or(self.workgroup_size)
+    }
+
+    /// Bytes of workgroup memory with these constants: `WORKGROUP_FLOATS`, where the kernel has it.
+    pub fn shared_bytes(&self, constants: &[Constant]) -> u32 {
+        of(constants, "WORKGROUP_FLOATS").map_or(self.workgroup_memory, |floats| 4 * floats)
+    }
+}
+
+fn of(constants: &[Constant], name: &str) -> Option<u32> {
+    let found = constants.iter().find(|(n, _)| *n == name);
+    found.map(|(_, value)| *value)
+}
+
 /// Its name alone, not its text.
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -285,6 +302,7 @@ const SHARED: &[(&str, &str)] = &[
     ("flat", include_str!("../shaders/shared/flat.wgsl")),
     ("gates", include_str!("../shaders/shared/gates.wgsl")),
     ("philox", include_str!("../shaders/shared/philox.wgsl")),
+    ("sequence", include_str!("../shaders/shared/sequence.wgsl")),
     ("step", include_str!("../shaders/shared/step.wgsl")),
 ];
 
