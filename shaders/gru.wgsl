@@ -5,7 +5,7 @@
 //
 // Reads the previous h of its sequences and the weights of its unit; writes h', y and, with
 // SAVE, what the backward pass needs of r, z, n and q.
-#import step
+#import sequence
 #import gates
 
 // [rows, S, H], on entry W_ih x + b_ih in three blocks; or with STREAM x [streams, I]
@@ -49,6 +49,7 @@ fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -90,6 +91,61 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     store_forward(first + 3u, j, vec3f(xr.w, xz.w, xn.w), vec3f(r.w, z.w, n.w));
 }
 
+// All steps; see `sequence`.
+fn sum_forward(local: u32) {
+    let size = params.hidden;
+    let width = 3u * UNITS;
+    for (var r = local; r < 3u * padded_units(); r += THREADS) {
+        let weights = r / width * size * width + r % width;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = n * terms_row();
+            var sum = 0.0;
+            for (var k = 0u; k < size; k++) {
+                sum += memory[terms + k] * weight_hh_t[weights + k * width];
+            }
+            memory[sums_start(n, 1u, 3u) + r] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn sequence_forward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let hidden = params.hidden;
+    let first = group.x * TILE;
+    var held = 0u;
+    for (var nth = 0u; nth < params.steps; nth++) {
+        enter(nth);
+        let rows = rows_of(first, step.count);
+        // Sequences that begin here.
+        for (var i = local; i < rows * hidden; i += THREADS) {
+            let n = i / hidden;
+            let j = i % hidden;
+            if n >= held {
+                memory[n * terms_row() + j] = h[h_before(first + n) + j];
+            }
+        }
+        held = rows;
+        workgroupBarrier();
+        sum_forward(local);
+        workgroupBarrier();
+        for (var i = local; i < rows * hidden; i += THREADS) {
+            let n = i / hidden;
+            let j = i % hidden;
+            let sums = sums_start(n, 1u, 3u);
+            store_forward(first + n, j, vec3f(), vec3f(
+                memory[sums + sum_of(0u, 3u, j)],
+                memory[sums + sum_of(1u, 3u, j)],
+                memory[sums + sum_of(2u, 3u, j)],
+            ));
+            memory[n * terms_row() + j] = handed;
+        }
+    }
+}
+
 // One step of back-propagation through time:
 //   dh = dstate + dy[t] + (dr, dz, dq)[t + 1] W_hh
 //   dz = dh (h - n) s'      dn = dh (1 - z) a'
@@ -109,6 +165,9 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
 // [N, H]
 @group(0) @binding(7) var<storage, read_write> dstate: array<f32>;
 
+// The gradients of r, z and q that `store_backward` found last.
+var<private> handed_back: vec3f;
+
 fn store_backward(row: u32, j: u32, product: f32) {
     if row >= step.count {
         return;
@@ -121,6 +180,7 @@ fn store_backward(row: u32, j: u32, product: f32) {
         for (var slot = 0u; slot < 4u; slot++) {
             dgates[to + slot * hidden] = 0.0;
         }
+        handed_back = vec3f();
         dstate[unit] = dh;
         return;
     }
@@ -133,16 +193,19 @@ fn store_backward(row: u32, j: u32, product: f32) {
     let z = gate_value(ACTIVATION_0, p0(), kept_z);
     let n = gate_value(ACTIVATION_1, p1(), kept_n);
     let dn = dh * (1.0 - z) * gate_slope(ACTIVATION_1, p1(), kept_n, n);
-    dgates[to] = dn * q * gate_slope(ACTIVATION_0, p0(), kept_r, r);
-    dgates[to + hidden] = dh * (saved_h[h_before(row) + j] - n)
-        * gate_slope(ACTIVATION_0, p0(), kept_z, z);
+    let dr = dn * q * gate_slope(ACTIVATION_0, p0(), kept_r, r);
+    let dz = dh * (saved_h[h_before(row) + j] - n) * gate_slope(ACTIVATION_0, p0(), kept_z, z);
+    dgates[to] = dr;
+    dgates[to + hidden] = dz;
     dgates[to + 2u * hidden] = dn;
     dgates[to + 3u * hidden] = dn * r;
+    handed_back = vec3f(dr, dz, dn * r);
     dstate[unit] = dh * z;
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -164,4 +227,53 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(first + 1u, j, dh.y);
     store_backward(first + 2u, j, dh.z);
     store_backward(first + 3u, j, dh.w);
+}
+
+// All steps back.
+fn sum_backward(local: u32) {
+    let size = params.hidden;
+    let width = 3u * UNITS;
+    for (var r = local; r < 3u * padded_units(); r += THREADS) {
+        let weights = r / width * size * width + r % width;
+        let gate = r % width / UNITS;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = (n * 3u + gate) * terms_row();
+            var sum = 0.0;
+            for (var k = 0u; k < size; k++) {
+                sum += memory[terms + k] * weight_hh[weights + k * width];
+            }
+            memory[sums_start(n, 3u, 3u) + r] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn sequence_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let hidden = params.hidden;
+    let first = group.x * TILE;
+    for (var nth = params.steps; nth > 0u; nth--) {
+        enter(nth - 1u);
+        let rows = rows_of(first, step.count);
+        workgroupBarrier();
+        sum_backward(local);
+        workgroupBarrier();
+        for (var i = local; i < rows * hidden; i += THREADS) {
+            let n = i / hidden;
+            let j = i % hidden;
+            let sums = sums_start(n, 3u, 3u);
+            var product = 0.0;
+            if first + n < step.next_count {
+                product = memory[sums + sum_of(0u, 3u, j)] + memory[sums + sum_of(1u, 3u, j)] + memory[sums + sum_of(2u, 3u, j)];
+            }
+            store_backward(first + n, j, product);
+            let terms = n * 3u * terms_row() + j;
+            memory[terms + 0u * terms_row()] = handed_back.x;
+            memory[terms + 1u * terms_row()] = handed_back.y;
+            memory[terms + 2u * terms_row()] = handed_back.z;
+        }
+    }
 }

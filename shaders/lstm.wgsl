@@ -7,7 +7,7 @@
 //
 // Reads the previous h of its sequences and the weights of its unit; writes h' and y (or
 // `inner`), c' and, with SAVE, what the backward pass needs of the gates.
-#import step
+#import sequence
 #import gates
 
 // 1: there are peepholes.
@@ -116,6 +116,7 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let n = id.y * ROWS;
@@ -162,6 +163,62 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     store_forward(n + 3u, j, vec4f(xi.w, xf.w, xg.w, xo.w), vec4f(i.w, f.w, g.w, o.w));
 }
 
+// All steps; see `sequence`.
+fn sum_forward(local: u32) {
+    let size = params.hidden;
+    let width = 4u * UNITS;
+    for (var r = local; r < 4u * padded_units(); r += THREADS) {
+        let weights = r / width * size * width + r % width;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = n * terms_row();
+            var sum = 0.0;
+            for (var k = 0u; k < size; k++) {
+                sum += memory[terms + k] * weight_hh_t[weights + k * width];
+            }
+            memory[sums_start(n, 1u, 4u) + r] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn sequence_forward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let hidden = params.hidden;
+    let first = group.x * TILE;
+    var held = 0u;
+    for (var nth = 0u; nth < params.steps; nth++) {
+        enter(nth);
+        let rows = rows_of(first, step.count);
+        // Sequences that begin here.
+        for (var i = local; i < rows * hidden; i += THREADS) {
+            let n = i / hidden;
+            let j = i % hidden;
+            if n >= held {
+                memory[n * terms_row() + j] = h[h_before(first + n) + j];
+            }
+        }
+        held = rows;
+        workgroupBarrier();
+        sum_forward(local);
+        workgroupBarrier();
+        for (var i = local; i < rows * hidden; i += THREADS) {
+            let n = i / hidden;
+            let j = i % hidden;
+            let sums = sums_start(n, 1u, 4u);
+            store_forward(first + n, j, vec4f(), vec4f(
+                memory[sums + sum_of(0u, 4u, j)],
+                memory[sums + sum_of(1u, 4u, j)],
+                memory[sums + sum_of(2u, 4u, j)],
+                memory[sums + sum_of(3u, 4u, j)],
+            ));
+            memory[n * terms_row() + j] = handed;
+        }
+    }
+}
+
 // One step of back-propagation through time:
 //   dh = dstate.h + dy[t] + dgates[t + 1] W_hh; with PROJECTED dy[t] W_hr, where dy is the
 //        gradient of the projected h'
@@ -190,6 +247,9 @@ fn peephole_weight(gate: u32, j: u32) -> f32 {
     return 0.0;
 }
 
+// The gradients of the gates that `store_backward` found last.
+var<private> handed_back: vec4f;
+
 fn store_backward(n: u32, j: u32, product: f32) {
     if n >= step.count {
         return;
@@ -206,6 +266,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
         for (var gate = 0u; gate < 4u; gate++) {
             dgates[to + gate * hidden] = 0.0;
         }
+        handed_back = vec4f();
         if PROJECTED == 0u {
             dstate[n * step.output + j] = dh;
         }
@@ -242,10 +303,12 @@ fn store_backward(n: u32, j: u32, product: f32) {
         d_f = dc * c_old * gate_slope(ACTIVATION_0, p0(), kept_f, f);
     }
     d_i *= gate_slope(ACTIVATION_0, p0(), kept_i, i);
+    let d_g = dc * i * gate_slope(ACTIVATION_1, p1(), kept_g, g);
     dgates[to] = d_i;
     dgates[to + hidden] = d_f;
-    dgates[to + 2u * hidden] = dc * i * gate_slope(ACTIVATION_1, p1(), kept_g, g);
+    dgates[to + 2u * hidden] = d_g;
     dgates[to + 3u * hidden] = d_o;
+    handed_back = vec4f(d_i, d_f, d_g, d_o);
     if PROJECTED == 0u {
         dstate[n * step.output + j] = 0.0;
     }
@@ -255,6 +318,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let n = id.y * ROWS;
@@ -280,4 +344,54 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(n + 1u, j, dh.y);
     store_backward(n + 2u, j, dh.z);
     store_backward(n + 3u, j, dh.w);
+}
+
+// All steps back.
+fn sum_backward(local: u32) {
+    let size = params.hidden;
+    let width = 4u * UNITS;
+    for (var r = local; r < 4u * padded_units(); r += THREADS) {
+        let weights = r / width * size * width + r % width;
+        let gate = r % width / UNITS;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = (n * 4u + gate) * terms_row();
+            var sum = 0.0;
+            for (var k = 0u; k < size; k++) {
+                sum += memory[terms + k] * weight_hh[weights + k * width];
+            }
+            memory[sums_start(n, 4u, 4u) + r] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn sequence_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let hidden = params.hidden;
+    let first = group.x * TILE;
+    for (var nth = params.steps; nth > 0u; nth--) {
+        enter(nth - 1u);
+        let rows = rows_of(first, step.count);
+        workgroupBarrier();
+        sum_backward(local);
+        workgroupBarrier();
+        for (var i = local; i < rows * hidden; i += THREADS) {
+            let n = i / hidden;
+            let j = i % hidden;
+            let sums = sums_start(n, 4u, 4u);
+            var product = 0.0;
+            if first + n < step.next_count {
+                product = memory[sums + sum_of(0u, 4u, j)] + memory[sums + sum_of(1u, 4u, j)] + memory[sums + sum_of(2u, 4u, j)] + memory[sums + sum_of(3u, 4u, j)];
+            }
+            store_backward(first + n, j, product);
+            let terms = n * 4u * terms_row() + j;
+            memory[terms + 0u * terms_row()] = handed_back.x;
+            memory[terms + 1u * terms_row()] = handed_back.y;
+            memory[terms + 2u * terms_row()] = handed_back.z;
+            memory[terms + 3u * terms_row()] = handed_back.w;
+        }
+    }
 }

@@ -166,7 +166,7 @@ impl Context {
                 Ok(())
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.check(kernel),
+            Device::Gpu(gpu) => gpu.check(kernel, &[]),
         }
     }
 

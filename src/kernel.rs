@@ -2,7 +2,10 @@
 //!
 //! The text of a shader is put together by [`compose`]: `#import name` lines are replaced by the
 //! pieces in `shaders/shared/`, and the literals of named constants (`const TILE: u32 = 16u;`) by
-//! the values a step asks for. The file itself stays plain WGSL but for the imports.
+//! the values a step asks for. What stands between `#unroll i COUNT` and `#end` is written out for each
+//! i from 0 to before COUNT, an integer or such a constant, with `{i}` as its number: names of variables
+//! that must stay in registers, and loops whose bounds no driver has to check. The file itself stays
+//! plain WGSL but for these lines.
 
 use std::fmt;
 
@@ -35,6 +38,23 @@ pub struct Kernel {
     pub twin: Twin,
     /// Makes a one-step plan and its data for tests and benchmarks.
     pub sample: fn(size: [usize; 3], rng: &mut Rng) -> Result<Sample>,
+}
+
+impl Kernel {
+    /// Invocations per workgroup with these constants: `THREADS`, where the kernel has it.
+    pub fn threads(&self, constants: &[Constant]) -> u32 {
+        of(constants, "THREADS").unwrap_or(self.workgroup_size)
+    }
+
+    /// Bytes of workgroup memory with these constants: `WORKGROUP_FLOATS`, where the kernel has it.
+    pub fn shared_bytes(&self, constants: &[Constant]) -> u32 {
+        of(constants, "WORKGROUP_FLOATS").map_or(self.workgroup_memory, |floats| 4 * floats)
+    }
+}
+
+fn of(constants: &[Constant], name: &str) -> Option<u32> {
+    let found = constants.iter().find(|(n, _)| *n == name);
+    found.map(|(_, value)| *value)
 }
 
 /// Its name alone, not its text.
@@ -285,6 +305,7 @@ const SHARED: &[(&str, &str)] = &[
     ("flat", include_str!("../shaders/shared/flat.wgsl")),
     ("gates", include_str!("../shaders/shared/gates.wgsl")),
     ("philox", include_str!("../shaders/shared/philox.wgsl")),
+    ("sequence", include_str!("../shaders/shared/sequence.wgsl")),
     ("step", include_str!("../shaders/shared/step.wgsl")),
 ];
 
@@ -315,7 +336,69 @@ pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String>
             .ok_or_else(|| fail(format!("'{head}' has no end")))?;
         text.replace_range(start..end, &format!("{value}u"));
     }
+    if text.contains("#unroll ") {
+        let lines: Vec<&str> = text.lines().collect();
+        text = unroll(&lines, &text).map_err(fail)?;
+    }
     Ok(text)
+}
+
+/// Writes out the lines between `#unroll` and `#end`, from the outermost to the innermost.
+fn unroll(lines: &[&str], whole: &str) -> Result<String, String> {
+    let mut out = String::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let Some(head) = lines[at].trim_start().strip_prefix("#unroll ") else {
+            out.push_str(lines[at]);
+            out.push('\n');
+            at += 1;
+            continue;
+        };
+        let (name, count) = head
+            .split_once(' ')
+            .ok_or_else(|| format!("'#unroll {head}' needs a name and a count"))?;
+        let count = count_of(count.trim(), whole)?;
+        let end = matching(&lines[at + 1..])
+            .map(|end| at + 1 + end)
+            .ok_or_else(|| format!("'#unroll {head}' has no end"))?;
+        for i in 0..count {
+            let number = i.to_string();
+            let place = format!("{{{name}}}");
+            let replaced = |line: &&str| line.replace(&place, &number);
+            let body: Vec<String> = lines[at + 1..end].iter().map(replaced).collect();
+            let body: Vec<&str> = body.iter().map(String::as_str).collect();
+            out.push_str(&unroll(&body, whole)?);
+        }
+        at = end + 1;
+    }
+    Ok(out)
+}
+
+/// The line of the `#end` that closes the block that these lines begin.
+fn matching(lines: &[&str]) -> Option<usize> {
+    let mut depth = 0;
+    lines.iter().position(|line| {
+        let line = line.trim_start();
+        if line.starts_with("#unroll ") {
+            depth += 1;
+        }
+        let end = line == "#end";
+        if end {
+            depth -= 1;
+        }
+        end && depth < 0
+    })
+}
+
+/// An integer, or the value of a constant in the text.
+fn count_of(count: &str, whole: &str) -> Result<u32, String> {
+    let literal = match whole.split_once(&format!("const {count}: u32 = ")) {
+        Some((_, rest)) => rest.split(';').next().unwrap_or_default(),
+        None => count,
+    };
+    let number = literal.strip_suffix('u').unwrap_or(literal);
+    let failed = |_| format!("'{count}' is no number of times");
+    number.parse().map_err(failed)
 }
 
 /// Copies a text with its imports, each once; the error is the name of one that does not exist.
@@ -351,6 +434,19 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.matches("fn flat_index").count(), 1);
+    }
+
+    #[test]
+    fn unrolled() {
+        let wgsl = "const N: u32 = 9u;\n#unroll i N\nvar a{i} = f({i});\n  #unroll j 2\n  b{i}{j}\n  #end\n#end\nend";
+        let text = compose("k", wgsl, &[("N", 2)]).unwrap();
+        let want =
+            "const N: u32 = 2u;\nvar a0 = f(0);\n  b00\n  b01\nvar a1 = f(1);\n  b10\n  b11\nend\n";
+        assert_eq!(text, want);
+        assert_eq!(compose("k", "#unroll i 0\nx\n#end", &[]).unwrap(), "");
+        for wrong in ["#unroll i 2\nx", "#unroll i\n#end", "#unroll i M\n#end"] {
+            assert!(compose("k", wrong, &[]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -37,6 +37,10 @@ impl Program {
     pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
         let tensors = allocate(context, &plan, bound)?;
         check_aliases(&plan, &tensors)?;
+        for own in &plan.contents {
+            let part = own.start..own.start + own.words.len();
+            tensors[own.buffer.0].rows(part)?.write_uint(&own.words)?;
+        }
         #[cfg(feature = "gpu")]
         let recording = match context.device() {
             Device::Cpu(_) => None,

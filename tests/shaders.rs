@@ -26,6 +26,7 @@ fn constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
 /// A composed shader, parsed and valid.
 struct Shader {
     kernel: &'static Kernel,
+    constants: Vec<Constant>,
     text: String,
     module: Module,
     info: ModuleInfo,
@@ -45,6 +46,7 @@ fn shaders() -> Vec<Shader> {
                 .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
             shaders.push(Shader {
                 kernel,
+                constants,
                 text,
                 module,
                 info,
@@ -131,12 +133,11 @@ fn bindings_are_those_of_the_descriptor() {
         let mut uniform = None;
         for global in shader.globals() {
             let Some(place) = global.binding else {
-                assert_eq!(
+                let own = matches!(
                     global.space,
-                    AddressSpace::WorkGroup,
-                    "{name}: {:?}",
-                    global.name
+                    AddressSpace::WorkGroup | AddressSpace::Private
                 );
+                assert!(own, "{name}: {:?}", global.name);
                 continue;
             };
             let variable = global.name.as_deref().unwrap_or_default();
@@ -183,13 +184,21 @@ fn workgroups_are_those_of_the_descriptor() {
     for shader in shaders() {
         let (kernel, name) = (shader.kernel, shader.name());
         let size: u32 = shader.entry().0.workgroup_size.iter().product();
-        assert_eq!(size, kernel.workgroup_size, "{name}: workgroup size");
+        assert_eq!(
+            size,
+            kernel.threads(&shader.constants),
+            "{name}: workgroup size"
+        );
         let shared = shader
             .globals()
             .into_iter()
             .filter(|g| g.space == AddressSpace::WorkGroup);
         let memory: u32 = shared.map(|g| shader.size(g)).sum();
-        assert_eq!(memory, kernel.workgroup_memory, "{name}: workgroup memory");
+        assert_eq!(
+            memory,
+            kernel.shared_bytes(&shader.constants),
+            "{name}: workgroup memory"
+        );
     }
 }
 

@@ -169,6 +169,9 @@ mod tests {
     const SMALL_LSTM: &str = "\
 lstm I 3 H 70 T 40 N 2
 
+choices
+     1 x steps of the layer      steps           H 70: an invocation would keep 144 weights, more than 128
+
 carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 

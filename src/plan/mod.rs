@@ -36,6 +36,15 @@ pub struct Plan {
     pub(crate) sections: Vec<Section>,
     pub(crate) params: Vec<u8>,
     pub(crate) choices: Vec<Choice>,
+    pub(crate) contents: Vec<Contents>,
+}
+
+/// Numbers that a plan puts into a buffer before it runs, such as a table of its own steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) buffer: BufferId,
+    pub(crate) start: usize,
+    pub(crate) words: Vec<u32>,
 }
 
 /// The number of a buffer in its plan.

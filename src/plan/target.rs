@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use super::sequence::Strategy;
 use crate::kernels::gemm::Form;
 
 /// What a plan is made for.
@@ -64,6 +65,8 @@ impl Display for DeviceKind {
 pub struct Force {
     /// The form of matrix products.
     pub gemm: Option<Form>,
+    /// How the steps of a layer are run.
+    pub strategy: Option<Strategy>,
 }
 
 impl Target {
@@ -76,7 +79,10 @@ impl Target {
             storage_buffers: 8,
             subgroups: false,
             f16: false,
-            force: Force { gemm: None },
+            force: Force {
+                gemm: None,
+                strategy: None,
+            },
         }
     }
 }

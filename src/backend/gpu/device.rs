@@ -233,7 +233,7 @@ impl Gpu {
     }
 
     fn build(&self, kernel: &'static Kernel, constants: &[Constant]) -> Result<Pipeline> {
-        self.check(kernel)?;
+        self.check(kernel, constants)?;
         let text = compose(kernel.name, kernel.wgsl, constants)?;
         let mut entries = vec![entry(
             0,
@@ -282,19 +282,19 @@ impl Gpu {
     }
 
     /// Refuses a kernel that asks for more than the device has, before wgpu would.
-    pub(crate) fn check(&self, kernel: &Kernel) -> Result<()> {
+    pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
         let limits = &self.limits;
         let needs = [
             (
                 "invocations per workgroup",
-                kernel.workgroup_size,
+                kernel.threads(constants),
                 limits
                     .max_compute_invocations_per_workgroup
                     .min(limits.max_compute_workgroup_size_x),
             ),
             (
                 "bytes of workgroup memory",
-                kernel.workgroup_memory,
+                kernel.shared_bytes(constants),
                 limits.max_compute_workgroup_storage_size,
             ),
             (

@@ -1,0 +1,142 @@
+//! How the steps of a level are run, and the rules that choose it.
+
+use super::spec::LayerSpec;
+use crate::plan::{DeviceKind, Target};
+
+/// How the steps of a level are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// A dispatch for every kernel of every step.
+    Steps,
+    /// One dispatch for all steps: each workgroup runs some sequences from their first step to their
+    /// last, with the recurrent weights in its registers.
+    Sequence,
+}
+
+impl Strategy {
+    /// Every strategy.
+    pub const ALL: [Self; 2] = [Self::Steps, Self::Sequence];
+
+    /// Its name, as a tool writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steps => "steps",
+            Self::Sequence => "sequence",
+        }
+    }
+}
+
+/// The shape of a workgroup that runs whole sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Team {
+    /// Invocations.
+    pub(crate) threads: usize,
+    /// Sequences.
+    pub(crate) tile: usize,
+    /// Whether the weights are kept in registers; else they are read in every step.
+    pub(crate) registers: bool,
+}
+
+/// The weights that an invocation may keep: 32 vectors of four, half of the registers that it has on
+/// most GPUs.
+const MOST_KEPT: usize = 128;
+/// Units of a block of packed weights: the widest vector register of a CPU, and a multiple of what a
+/// GPU reads at once.
+pub(crate) const UNITS: usize = 16;
+/// As many workgroups as give every multiprocessor of a large GPU one.
+const ENOUGH_GROUPS: usize = 64;
+
+/// The strategy for a layer, and why.
+///
+/// It depends on the layer and the device, not on the call, since the weights are packed for it once.
+pub fn choose(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
+    let (chosen, why) = by_rule(spec, target);
+    match target.force.strategy {
+        None => (chosen, why),
+        Some(forced) if forced == chosen => (chosen, "forced, and the rule's choice".to_owned()),
+        Some(Strategy::Steps) => (Strategy::Steps, format!("forced; the rule: {why}")),
+        Some(Strategy::Sequence) => match possible(spec, target) {
+            Ok(()) => (Strategy::Sequence, format!("forced; the rule: {why}")),
+            Err(needs) => (Strategy::Steps, format!("sequence was forced, but {needs}")),
+        },
+    }
+}
+
+fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
+    if let Err(needs) = possible(spec, target) {
+        return (Strategy::Steps, needs);
+    }
+    let (kept, hidden) = (kept(spec, target), spec.hidden_size);
+    match target.kind {
+        DeviceKind::Cpu => (
+            Strategy::Sequence,
+            "on the CPU one call runs all steps".to_owned(),
+        ),
+        DeviceKind::Software => (
+            Strategy::Steps,
+            "an adapter on the CPU keeps no weights in registers".to_owned(),
+        ),
+        DeviceKind::Gpu if kept <= MOST_KEPT => (
+            Strategy::Sequence,
+            format!("an invocation keeps {kept} weights, at most {MOST_KEPT}"),
+        ),
+        DeviceKind::Gpu => (
+            Strategy::Steps,
+            format!("H {hidden}: an invocation would keep {kept} weights, more than {MOST_KEPT}"),
+        ),
+    }
+}
+
+/// The weights that an invocation has to keep.
+fn kept(spec: &LayerSpec, target: &Target) -> usize {
+    let rows = padded(spec.hidden_size) * spec.cell.gates;
+    rows.div_ceil(threads(spec, target)) * spec.hidden_size.next_multiple_of(4)
+}
+
+/// H with the last block filled.
+pub(crate) fn padded(hidden: usize) -> usize {
+    hidden.next_multiple_of(UNITS)
+}
+
+fn threads(spec: &LayerSpec, target: &Target) -> usize {
+    let rows = padded(spec.hidden_size) * spec.cell.gates;
+    let most = match target.kind {
+        // A software adapter runs a workgroup on one thread, some lanes wide.
+        DeviceKind::Software => 64,
+        _ => target.invocations as usize,
+    };
+    rows.next_multiple_of(32).min(most)
+}
+
+/// The workgroup for a call of so many sequences.
+pub(crate) fn team(spec: &LayerSpec, target: &Target, batch: usize) -> Team {
+    let most = target.workgroup_memory as usize / 4 / floats(spec, 1).max(1);
+    let wanted = batch.div_ceil(ENOUGH_GROUPS).clamp(1, 4);
+    Team {
+        threads: threads(spec, target),
+        tile: wanted.min(most.max(1)),
+        registers: kept(spec, target) <= MOST_KEPT && target.kind == DeviceKind::Gpu,
+    }
+}
+
+/// Floats of workgroup memory: what every sequence's sums run over, and the sums.
+pub(crate) fn floats(spec: &LayerSpec, tile: usize) -> usize {
+    let gates = spec.cell.gates;
+    // The backward pass needs the gradients of all gates where the forward pass needs h.
+    let operand = gates * spec.hidden_size.next_multiple_of(4);
+    tile * (operand + gates * padded(spec.hidden_size))
+}
+
+/// Whether a layer can be run so at all; the error says what is missing.
+fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
+    if spec.cell.sequence.is_none() {
+        return Err(format!("{} has no kernel for all steps", spec.cell.name));
+    }
+    let (needed, available) = (4 * floats(spec, 1), target.workgroup_memory as usize);
+    if target.kind != DeviceKind::Cpu && needed > available {
+        return Err(format!(
+            "{needed} bytes of workgroup memory are needed, and there are {available}"
+        ));
+    }
+    Ok(())
+}
