@@ -15,9 +15,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 use regex::Regex;
 use serde_json::{Value, json};
 use wgrnn::interop::atomic::check_writable;
+use wgrnn::plan::Force;
+use wgrnn::plan::sequence::Strategy;
 use wgrnn::{Context, Error, Result};
 
 use floor::Peaks;
@@ -31,6 +34,7 @@ use shapes::{Group, Mode, Shape};
 /// Exit status 0: all ran and were right; 1: a result was wrong or a shape failed; 2: an error; 3: nothing
 /// failed, but something is not supported.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// The layers to time; the layers of 27 real models without it
     #[arg(long, value_name = "FILE")]
@@ -53,6 +57,9 @@ pub(crate) struct Args {
     /// The type of the numbers
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    /// How the steps are run, wherever it can be; the rules choose without it
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
+    strategy: Option<String>,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     min_time: f64,
@@ -106,7 +113,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for path in [&args.json, &args.roofline].into_iter().flatten() {
         check_writable(path)?;
     }
-    let context = context(args)?;
+    let named = args.strategy.as_deref();
+    let context = context(args)?.forcing(Force {
+        strategy: Strategy::ALL.into_iter().find(|s| Some(s.name()) == named),
+        ..Force::default()
+    });
     println!("{}", context.name());
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),
@@ -185,6 +196,7 @@ fn settings(args: &Args, context: &Context, peaks: &Peaks) -> Value {
     json!({
         "min_time_s": args.min_time,
         "budget_s": args.budget,
+        "strategy": args.strategy.as_deref().unwrap_or("chosen by the rules"),
         "adapter": adapter,
         "cpus": std::thread::available_parallelism().ok(),
         "data": "x and the weights are on the device before the call; results stay there",

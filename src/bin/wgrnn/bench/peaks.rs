@@ -3,7 +3,7 @@
 //!
 //! All by this crate's own kernels on the same backend: a device may do more than they ask of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wgrnn::kernels::copy::copy;
 use wgrnn::kernels::gemm::Gemm;
@@ -27,54 +27,24 @@ const MOST: usize = 64;
 /// How long each is repeated at most.
 const MOST_TIME: Duration = Duration::from_millis(100);
 
+/// The part of a shape's budget after which no larger size is tried.
+const PART: f64 = 0.25;
+
 /// Measures a device, in some seconds.
 ///
 /// # Errors
 /// If the device fails, or can hold none of the sizes.
 pub(super) fn measure(context: &Context, limits: Limits) -> Result<Peaks> {
+    let most = limits.budget.mul_f64(PART);
     let limits = Limits {
         min_time: limits.min_time.min(MOST_TIME),
         budget: limits.budget.min(5 * MOST_TIME),
     };
-    let mut peaks = Peaks {
-        flops: 0.0,
-        bandwidths: Vec::new(),
+    let peaks = Peaks {
+        flops: flops(context, limits, most)?,
+        bandwidths: bandwidths(context, limits, most)?,
         dispatch: dispatch(context, limits)?,
     };
-    let mut one_row = true;
-    for side in SIDES {
-        let bytes = 4 * side * side;
-        let count = (TRAFFIC / bytes).clamp(2, MOST);
-        let mut rate: f64 = 0.0;
-        let mut of = |program: &Program| -> Result<f64> {
-            let seconds = least(program, limits)?;
-            rate = rate.max((count * bytes) as f64 / seconds);
-            Ok(seconds)
-        };
-        // Half of the set is read, the other half written.
-        if let Some(program) = fits(copies(context, bytes / 8, count))? {
-            of(&program)?;
-        }
-        // A device that is slow with one row would take minutes with the largest matrix.
-        if one_row && let Some(program) = fits(products(context, 1, side, count))? {
-            one_row = of(&program)? < SLOW;
-        }
-        if rate > 0.0 {
-            let bytes = bytes as f64;
-            peaks.bandwidths.push(Bandwidth { bytes, rate });
-        }
-    }
-    for side in SIDES.into_iter().filter(|s| *s <= LARGEST_PRODUCT) {
-        let Some(program) = fits(products(context, side, side, 2))? else {
-            break;
-        };
-        let seconds = least(&program, limits)? / 2.0;
-        let flops = 2.0 * (side as f64).powi(3);
-        peaks.flops = peaks.flops.max(flops / seconds);
-        if seconds > SLOW {
-            break;
-        }
-    }
     if peaks.flops == 0.0 || peaks.bandwidths.is_empty() {
         return Err(Error::Unsupported {
             op: "bench",
@@ -82,6 +52,54 @@ pub(super) fn measure(context: &Context, limits: Limits) -> Result<Peaks> {
         });
     }
     Ok(peaks)
+}
+
+/// The best rate of a product of square matrices.
+fn flops(context: &Context, limits: Limits, most: Duration) -> Result<f64> {
+    let start = Instant::now();
+    let mut best = 0.0;
+    for side in SIDES.into_iter().filter(|s| *s <= LARGEST_PRODUCT) {
+        let Some(program) = fits(products(context, side, side, 2))? else {
+            break;
+        };
+        let seconds = least(&program, limits)? / 2.0;
+        best = f64::max(best, 2.0 * (side as f64).powi(3) / seconds);
+        if seconds > SLOW || start.elapsed() > most {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// For each size the better rate of copying half of a set to the other half and of multiplying a row
+/// by a matrix.
+fn bandwidths(context: &Context, limits: Limits, most: Duration) -> Result<Vec<Bandwidth>> {
+    let start = Instant::now();
+    let mut bandwidths = Vec::new();
+    // A device that is slow with one row would take minutes with the largest matrix.
+    let mut one_row = true;
+    for side in SIDES {
+        let bytes = 4 * side * side;
+        let count = (TRAFFIC / bytes).clamp(2, MOST);
+        let mut least_seconds = f64::INFINITY;
+        if let Some(program) = fits(copies(context, bytes / 8, count))? {
+            least_seconds = least(&program, limits)?;
+        }
+        if one_row && let Some(program) = fits(products(context, 1, side, count))? {
+            let seconds = least(&program, limits)?;
+            least_seconds = least_seconds.min(seconds);
+            one_row = seconds < SLOW;
+        }
+        let rate = (count * bytes) as f64 / least_seconds;
+        if rate > 0.0 {
+            let bytes = bytes as f64;
+            bandwidths.push(Bandwidth { bytes, rate });
+        }
+        if start.elapsed() > most {
+            break;
+        }
+    }
+    Ok(bandwidths)
 }
 
 /// What a device cannot hold is left out.

@@ -157,7 +157,7 @@ fn in_flight(call: &Sequence, mode: Mode, one: f64) -> Result<f64> {
     Ok(seconds / count)
 }
 
-/// How the plan runs the steps: its recurrent kernels and their number.
+/// How the plan runs the steps: its strategy, and its recurrent kernels with their number.
 fn strategy(plan: &Plan, sections: &[&str]) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for section in sections {
@@ -171,9 +171,15 @@ fn strategy(plan: &Plan, sections: &[&str]) -> String {
         }
     }
     // What stands around the steps.
-    let around = ["gemm", "transpose", "copy", "state", "reduce"];
+    let around = ["gemm", "transpose", "pack", "copy", "state", "reduce"];
     let recurrent = |name: &str| !around.contains(&name.split('.').next().unwrap_or_default());
     let kept = counts.iter().filter(|(name, _)| recurrent(name));
-    let parts: Vec<_> = kept.map(|(name, n)| format!("{n} x {name}")).collect();
-    parts.join(", ")
+    let kernels: Vec<_> = kept.map(|(name, n)| format!("{n} x {name}")).collect();
+    let kernels = kernels.join(", ");
+    let choices = plan.choices().iter();
+    let mut chosen = choices.filter(|c| c.what == "steps of the layer");
+    match chosen.next() {
+        Some(choice) => format!("{}: {kernels}", choice.chosen),
+        None => kernels,
+    }
 }
