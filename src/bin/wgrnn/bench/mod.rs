@@ -23,7 +23,7 @@ use wgrnn::plan::Force;
 use wgrnn::plan::sequence::Strategy;
 use wgrnn::{Context, Error, Result};
 
-use floor::Peaks;
+use floor::{Bandwidth, Peaks};
 use measure::Limits;
 use report::{Report, Row, Status, rounded};
 use roofline::Series;
@@ -119,6 +119,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ..Force::default()
     });
     println!("{}", context.name());
+    if args.precision == Precision::F16 {
+        return without_f16(args, &context, selected);
+    }
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),
         budget: Duration::from_secs_f64(args.budget),
@@ -129,19 +132,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if profiled && context.is_gpu() {
         println!("profiles: a compute pass for each dispatch, which takes longer than in the call");
     }
-    let settings = settings(args, &context, &peaks);
+    let settings = settings(args, &context, Some(&peaks));
     let (json, dtype) = (args.json.as_deref(), args.precision.name());
     let mut report = Report::new(json, &context.name(), dtype, settings);
     let mut series = Vec::new();
     for (shape, mode) in selected {
-        let trial = match args.precision {
-            Precision::F32 => trial::run(&context, shape, mode, (limits, &peaks, profiled)),
-            Precision::F16 => Err(Error::Unsupported {
-                op: "bench",
-                needs: "f16 yet".to_owned(),
-            }),
-        };
-        let row = match trial {
+        let row = match trial::run(&context, shape, mode, (limits, &peaks, profiled)) {
             Ok(trial) => Row::Ok(Box::new(trial)),
             // What a device cannot hold is not wrong.
             Err(e @ (Error::Limit { .. } | Error::Unsupported { .. })) => {
@@ -160,12 +156,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(path) = &args.roofline {
         roofline::draw(path, &context.name(), &peaks, &series)?;
     }
-    let failures = report.failures();
-    Ok(match failures {
-        [] => ExitCode::SUCCESS,
-        _ if failures.contains(&Status::Error) => ExitCode::from(1),
-        _ => ExitCode::from(3),
-    })
+    Ok(report.status())
+}
+
+/// What is said of every shape until there is `f16`.
+fn without_f16(args: &Args, context: &Context, selected: Vec<(&Shape, Mode)>) -> Result<ExitCode> {
+    let (json, dtype) = (args.json.as_deref(), args.precision.name());
+    let settings = settings(args, context, None);
+    let mut report = Report::new(json, &context.name(), dtype, settings);
+    for (shape, mode) in selected {
+        let note = "f16 is not supported yet".to_owned();
+        report.add(shape, mode, &Row::Failed(Status::Unsupported, note))?;
+    }
+    Ok(report.status())
 }
 
 fn peaks_line(peaks: &Peaks) -> String {
@@ -179,7 +182,7 @@ fn peaks_line(peaks: &Peaks) -> String {
 }
 
 /// What the results were measured with and on.
-fn settings(args: &Args, context: &Context, peaks: &Peaks) -> Value {
+fn settings(args: &Args, context: &Context, peaks: Option<&Peaks>) -> Value {
     let adapter = context.wgpu().map(|(device, _)| {
         let info = device.adapter_info();
         json!({
@@ -189,10 +192,14 @@ fn settings(args: &Args, context: &Context, peaks: &Peaks) -> Value {
             "driver": format!("{} {}", info.driver, info.driver_info).trim(),
         })
     });
-    let bandwidths = peaks
-        .bandwidths
-        .iter()
-        .map(|b| json!({ "mb": rounded(b.bytes / 1e6), "gb_per_s": rounded(b.rate / 1e9) }));
+    let peaks = peaks.map(|peaks| {
+        let of = |b: &Bandwidth| json!({ "mb": rounded(b.bytes / 1e6), "gb_per_s": rounded(b.rate / 1e9) });
+        json!({
+            "gflops": rounded(peaks.flops / 1e9),
+            "bandwidth": peaks.bandwidths.iter().map(of).collect::<Vec<_>>(),
+            "dispatch_us": rounded(peaks.dispatch * 1e6),
+        })
+    });
     json!({
         "min_time_s": args.min_time,
         "budget_s": args.budget,
@@ -200,11 +207,7 @@ fn settings(args: &Args, context: &Context, peaks: &Peaks) -> Value {
         "adapter": adapter,
         "cpus": std::thread::available_parallelism().ok(),
         "data": "x and the weights are on the device before the call; results stay there",
-        "measured_peak": {
-            "gflops": rounded(peaks.flops / 1e9),
-            "bandwidth": bandwidths.collect::<Vec<_>>(),
-            "dispatch_us": rounded(peaks.dispatch * 1e6),
-        },
+        "measured_peak": peaks,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What is printed and what the JSON file holds.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use serde_json::{Map, Number, Value, json};
 use wgrnn::Result;
@@ -90,8 +91,13 @@ impl<'a> Report<'a> {
         write_atomically(path, |w| writeln!(w, "{all:#}"))
     }
 
-    pub(super) fn failures(&self) -> &[Status] {
-        &self.failures
+    /// The exit status that says it all.
+    pub(super) fn status(&self) -> ExitCode {
+        match self.failures.as_slice() {
+            [] => ExitCode::SUCCESS,
+            failures if failures.contains(&Status::Error) => ExitCode::from(1),
+            _ => ExitCode::from(3),
+        }
     }
 }
 
