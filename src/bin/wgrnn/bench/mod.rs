@@ -1,23 +1,32 @@
 //! `wgrnn bench`: how long the layers of real models take on a device.
 
+mod floor;
 mod measure;
+mod peaks;
+mod profile;
 mod report;
+mod roofline;
 mod shapes;
 mod subject;
+mod trial;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 use regex::Regex;
-use serde_json::json;
+use serde_json::{Value, json};
 use wgrnn::interop::atomic::check_writable;
-use wgrnn::plan::Plan;
+use wgrnn::plan::Force;
+use wgrnn::plan::sequence::Strategy;
 use wgrnn::{Context, Error, Result};
 
+use floor::{Bandwidth, Peaks};
 use measure::Limits;
-use report::{Report, Row, Status, Times};
+use report::{Report, Row, Status, rounded};
+use roofline::Series;
 use shapes::{Group, Mode, Shape};
 
 /// Times layers, after comparing their results with the CPU in double precision.
@@ -25,6 +34,7 @@ use shapes::{Group, Mode, Shape};
 /// Exit status 0: all ran and were right; 1: a result was wrong or a shape failed; 2: an error; 3: nothing
 /// failed, but something is not supported.
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// The layers to time; the layers of 27 real models without it
     #[arg(long, value_name = "FILE")]
@@ -44,6 +54,12 @@ pub(crate) struct Args {
     /// The first adapter whose name or backend contains this, software adapters included
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    /// The type of the numbers
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// How the steps are run, wherever it can be; the rules choose without it
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
+    strategy: Option<String>,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     min_time: f64,
@@ -53,6 +69,12 @@ pub(crate) struct Args {
     /// Where to write the results, as JSON; the file grows with every shape
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also show the time of each kernel, with a compute pass for every dispatch, which takes longer
+    #[arg(long)]
+    profile: bool,
+    /// Where to draw each kernel under the roofs of the device, as SVG
+    #[arg(long, value_name = "FILE")]
+    roofline: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,6 +83,21 @@ enum Backend {
     Cpu,
     /// A GPU: hardware, unless --adapter names another
     Gpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    F32,
+    F16,
+}
+
+impl Precision {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -73,23 +110,35 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let shapes = shapes::load(args.shapes.as_deref())?;
     let selected = select(args, &shapes)?;
-    if let Some(path) = &args.json {
+    for path in [&args.json, &args.roofline].into_iter().flatten() {
         check_writable(path)?;
     }
-    let context = context(args)?;
-    println!("{}", context.name());
-    let settings = json!({
-        "min_time_s": args.min_time,
-        "budget_s": args.budget,
+    let named = args.strategy.as_deref();
+    let context = context(args)?.forcing(Force {
+        strategy: Strategy::ALL.into_iter().find(|s| Some(s.name()) == named),
+        ..Force::default()
     });
+    println!("{}", context.name());
+    if args.precision == Precision::F16 {
+        return without_f16(args, &context, selected);
+    }
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),
         budget: Duration::from_secs_f64(args.budget),
     };
-    let mut report = Report::new(args.json.as_deref(), &context, settings);
+    let peaks = peaks::measure(&context, limits)?;
+    println!("{}", peaks_line(&peaks));
+    let profiled = args.profile || args.roofline.is_some();
+    if profiled && context.is_gpu() {
+        println!("profiles: a compute pass for each dispatch, which takes longer than in the call");
+    }
+    let settings = settings(args, &context, Some(&peaks));
+    let (json, dtype) = (args.json.as_deref(), args.precision.name());
+    let mut report = Report::new(json, &context.name(), dtype, settings);
+    let mut series = Vec::new();
     for (shape, mode) in selected {
-        let row = match time(&context, shape, mode, limits) {
-            Ok(times) => Row::Ok(Box::new(times)),
+        let row = match trial::run(&context, shape, mode, (limits, &peaks, profiled)) {
+            Ok(trial) => Row::Ok(Box::new(trial)),
             // What a device cannot hold is not wrong.
             Err(e @ (Error::Limit { .. } | Error::Unsupported { .. })) => {
                 Row::Failed(Status::Unsupported, e.to_string())
@@ -97,12 +146,68 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Err(e) => Row::Failed(Status::Error, e.to_string()),
         };
         report.add(shape, mode, &row)?;
+        if let Row::Ok(trial) = row {
+            series.push(Series {
+                name: format!("{} {}", shape.name, mode.name()),
+                kernels: trial.kernels,
+            });
+        }
     }
-    let failures = report.failures();
-    Ok(match failures {
-        [] => ExitCode::SUCCESS,
-        _ if failures.contains(&Status::Error) => ExitCode::from(1),
-        _ => ExitCode::from(3),
+    if let Some(path) = &args.roofline {
+        roofline::draw(path, &context.name(), &peaks, &series)?;
+    }
+    Ok(report.status())
+}
+
+/// What is said of every shape until there is `f16`.
+fn without_f16(args: &Args, context: &Context, selected: Vec<(&Shape, Mode)>) -> Result<ExitCode> {
+    let (json, dtype) = (args.json.as_deref(), args.precision.name());
+    let settings = settings(args, context, None);
+    let mut report = Report::new(json, &context.name(), dtype, settings);
+    for (shape, mode) in selected {
+        let note = "f16 is not supported yet".to_owned();
+        report.add(shape, mode, &Row::Failed(Status::Unsupported, note))?;
+    }
+    Ok(report.status())
+}
+
+fn peaks_line(peaks: &Peaks) -> String {
+    format!(
+        "measured here: {:.1} GFLOP/s at most, {:.1} GB/s from memory, {:.1} GB/s from caches, {:.2} us a dispatch",
+        peaks.flops / 1e9,
+        peaks.memory() / 1e9,
+        peaks.bandwidth(0.0) / 1e9,
+        peaks.dispatch * 1e6,
+    )
+}
+
+/// What the results were measured with and on.
+fn settings(args: &Args, context: &Context, peaks: Option<&Peaks>) -> Value {
+    let adapter = context.wgpu().map(|(device, _)| {
+        let info = device.adapter_info();
+        json!({
+            "name": info.name,
+            "backend": info.backend.to_string(),
+            "type": format!("{:?}", info.device_type),
+            "driver": format!("{} {}", info.driver, info.driver_info).trim(),
+        })
+    });
+    let peaks = peaks.map(|peaks| {
+        let of = |b: &Bandwidth| json!({ "mb": rounded(b.bytes / 1e6), "gb_per_s": rounded(b.rate / 1e9) });
+        json!({
+            "gflops": rounded(peaks.flops / 1e9),
+            "bandwidth": peaks.bandwidths.iter().map(of).collect::<Vec<_>>(),
+            "dispatch_us": rounded(peaks.dispatch * 1e6),
+        })
+    });
+    json!({
+        "min_time_s": args.min_time,
+        "budget_s": args.budget,
+        "strategy": args.strategy.as_deref().unwrap_or("chosen by the rules"),
+        "adapter": adapter,
+        "cpus": std::thread::available_parallelism().ok(),
+        "data": "x and the weights are on the device before the call; results stay there",
+        "measured_peak": peaks,
     })
 }
 
@@ -148,65 +253,4 @@ fn context(args: &Args) -> Result<Context> {
         (Some(Backend::Gpu), None) => Context::open("gpu"),
         (None, None) => Context::open("auto"),
     }
-}
-
-fn time(context: &Context, shape: &Shape, mode: Mode, limits: Limits) -> Result<Times> {
-    let layer = subject::layer(context, shape)?;
-    let inputs = subject::Inputs::draw(shape, mode, shape.steps);
-    let start = Instant::now();
-    let call = layer.sequence(&shape.call(mode, shape.steps))?;
-    inputs.write(&call, mode)?;
-    subject::submit(&call, mode)?;
-    context.wait()?;
-    let cold = start.elapsed().as_secs_f64();
-    let verified = subject::verify(&layer, &call, shape, mode)?;
-    let samples = measure::sample(limits, || {
-        measure::once(|| {
-            subject::submit(&call, mode)?;
-            context.wait()
-        })
-    })?;
-    let median = samples.median();
-    Ok(Times {
-        median_ms: median * 1e3,
-        min_ms: samples.min() * 1e3,
-        cold_ms: cold * 1e3,
-        samples: samples.len(),
-        gflops: shape.flops(mode, shape.steps) / median / 1e9,
-        us_per_step: median * 1e6 / shape.steps as f64,
-        verified,
-        strategy: strategy(call.program().plan(), mode),
-        note: if verified < shape.steps {
-            format!("results compared over {verified} of {} steps", shape.steps)
-        } else {
-            String::new()
-        },
-    })
-}
-
-/// How the plan runs the steps: the kernels that take the most dispatches, with their number.
-fn strategy(plan: &Plan, mode: Mode) -> String {
-    let sections: &[&str] = match mode {
-        Mode::Infer => &["forward"],
-        Mode::Train => &["forward", "backward"],
-    };
-    let mut counts: Vec<(&str, usize)> = Vec::new();
-    for section in sections {
-        let steps = plan.section(section).unwrap_or_default();
-        for step in &plan.steps()[steps] {
-            let name = step.kernel.name;
-            match counts.iter_mut().find(|(n, _)| *n == name) {
-                Some((_, count)) => *count += 1,
-                None => counts.push((name, 1)),
-            }
-        }
-    }
-    let recurrent = |name: &str| {
-        !["gemm", "transpose", "copy", "state", "reduce"]
-            .iter()
-            .any(|stem| name.split('.').next() == Some(stem))
-    };
-    let kept = counts.iter().filter(|(name, _)| recurrent(name));
-    let parts: Vec<_> = kept.map(|(name, n)| format!("{n} x {name}")).collect();
-    parts.join(", ")
 }

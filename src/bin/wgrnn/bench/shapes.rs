@@ -107,7 +107,7 @@ pub(super) fn load(path: Option<&Path>) -> Result<Vec<Shape>> {
     })
 }
 
-fn parse(text: &str) -> Result<Vec<Shape>, String> {
+pub(super) fn parse(text: &str) -> Result<Vec<Shape>, String> {
     let file: File = toml::from_str(text).map_err(|e| {
         let before = &text[..e.span().map_or(0, |span| span.start)];
         let line = 1 + before.matches('\n').count();

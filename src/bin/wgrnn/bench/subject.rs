@@ -47,13 +47,18 @@ pub(super) fn layer(context: &Context, shape: &Shape) -> Result<Layer> {
     Layer::new(context, shape.spec(), 1)
 }
 
+/// The sections of a call's plan that are timed.
+pub(super) fn sections(mode: Mode) -> &'static [&'static str] {
+    match mode {
+        Mode::Infer => &["forward"],
+        Mode::Train => &["forward", "backward"],
+    }
+}
+
 /// Submits what is timed.
 pub(super) fn submit(call: &Sequence, mode: Mode) -> Result<()> {
-    call.forward()?;
-    match mode {
-        Mode::Infer => Ok(()),
-        Mode::Train => call.backward(),
-    }
+    let mut sections = sections(mode).iter();
+    sections.try_for_each(|section| call.program().run(section))
 }
 
 /// How many steps the oracle can afford.
