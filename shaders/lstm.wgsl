@@ -163,58 +163,93 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     store_forward(n + 3u, j, vec4f(xi.w, xf.w, xg.w, xo.w), vec4f(i.w, f.w, g.w, o.w));
 }
 
-// All steps; see `sequence`.
-fn sum_forward(local: u32) {
-    let size = params.hidden;
-    let width = 4u * UNITS;
-    for (var r = local; r < 4u * padded_units(); r += THREADS) {
-        let weights = r / width * size * width + r % width;
-        for (var n = 0u; n < TILE; n++) {
-            let terms = n * terms_row();
-            var sum = 0.0;
-            for (var k = 0u; k < size; k++) {
-                sum += memory[terms + k] * weight_hh_t[weights + k * width];
+// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
+fn four_weight_hh_t(row: u32, nth: u32) -> vec4f {
+    var w = vec4f();
+    if row < 4u * PADDED {
+        let at = weights_of(row, 4u);
+        for (var i = 0u; i < 4u; i++) {
+            let k = 4u * nth + i;
+            if k < HIDDEN {
+                w[i] = weight_hh_t[at + k * 4u * UNITS];
             }
-            memory[sums_start(n, 1u, 4u) + r] = sum;
+        }
+    }
+    return w;
+}
+
+// The sums of a step with weights that are not kept.
+fn sums_forward(local: u32) {
+    for (var r = local; r < 4u * PADDED; r += THREADS) {
+        let weights = weights_of(r, 4u);
+        for (var n = 0u; n < TILE; n++) {
+            var sum = 0.0;
+            for (var k = 0u; k < HIDDEN; k++) {
+                sum += memory[n * TERMS_ROW + k] * weight_hh_t[weights + k * 4u * UNITS];
+            }
+            memory[TILE * TERMS_ROW + n * 4u * PADDED + r] = sum;
         }
     }
 }
 
+// All steps; see `sequence`.
 @compute @workgroup_size(THREADS)
 fn sequence_forward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
     step = params;
-    let hidden = params.hidden;
     let first = group.x * TILE;
+    #unroll q KEPT_ROWS
+    let row{q} = local + {q}u * THREADS;
+    #unroll k KEPT_TERMS
+    let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
+    #end
+    #end
     var held = 0u;
     for (var nth = 0u; nth < params.steps; nth++) {
         enter(nth);
         let rows = rows_of(first, step.count);
         // Sequences that begin here.
-        for (var i = local; i < rows * hidden; i += THREADS) {
-            let n = i / hidden;
-            let j = i % hidden;
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
             if n >= held {
-                memory[n * terms_row() + j] = h[h_before(first + n) + j];
+                memory[n * TERMS_ROW + j] = h[h_before(first + n) + j];
             }
         }
         held = rows;
         workgroupBarrier();
-        sum_forward(local);
+        if KEPT_TERMS == 0u {
+            sums_forward(local);
+        }
+        #unroll q KEPT_ROWS
+        #unroll n TILE
+        var a{q}_{n} = vec4f();
+        #end
+        #unroll k KEPT_TERMS
+        #unroll n TILE
+        a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
+        #end
+        #end
+        if row{q} < 4u * PADDED {
+            #unroll n TILE
+            memory[TILE * 1u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
+            #end
+        }
+        #end
         workgroupBarrier();
-        for (var i = local; i < rows * hidden; i += THREADS) {
-            let n = i / hidden;
-            let j = i % hidden;
-            let sums = sums_start(n, 1u, 4u);
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            let sums = TILE * TERMS_ROW + n * 4u * PADDED;
             store_forward(first + n, j, vec4f(), vec4f(
                 memory[sums + sum_of(0u, 4u, j)],
                 memory[sums + sum_of(1u, 4u, j)],
                 memory[sums + sum_of(2u, 4u, j)],
                 memory[sums + sum_of(3u, 4u, j)],
             ));
-            memory[n * terms_row() + j] = handed;
+            memory[n * TERMS_ROW + j] = handed;
         }
     }
 }
@@ -346,52 +381,89 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(n + 3u, j, dh.w);
 }
 
-// All steps back.
-fn sum_backward(local: u32) {
-    let size = params.hidden;
-    let width = 4u * UNITS;
-    for (var r = local; r < 4u * padded_units(); r += THREADS) {
-        let weights = r / width * size * width + r % width;
-        let gate = r % width / UNITS;
-        for (var n = 0u; n < TILE; n++) {
-            let terms = (n * 4u + gate) * terms_row();
-            var sum = 0.0;
-            for (var k = 0u; k < size; k++) {
-                sum += memory[terms + k] * weight_hh[weights + k * width];
+// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
+fn four_weight_hh(row: u32, nth: u32) -> vec4f {
+    var w = vec4f();
+    if row < 4u * PADDED {
+        let at = weights_of(row, 4u);
+        for (var i = 0u; i < 4u; i++) {
+            let k = 4u * nth + i;
+            if k < HIDDEN {
+                w[i] = weight_hh[at + k * 4u * UNITS];
             }
-            memory[sums_start(n, 4u, 4u) + r] = sum;
+        }
+    }
+    return w;
+}
+
+// The sums of a step back with weights that are not kept.
+fn sums_backward(local: u32) {
+    for (var r = local; r < 4u * PADDED; r += THREADS) {
+        let weights = weights_of(r, 4u);
+        let gate = r % (4u * UNITS) / UNITS;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = (n * 4u + gate) * TERMS_ROW;
+            var sum = 0.0;
+            for (var k = 0u; k < HIDDEN; k++) {
+                sum += memory[terms + k] * weight_hh[weights + k * 4u * UNITS];
+            }
+            memory[TILE * 4u * TERMS_ROW + n * 4u * PADDED + r] = sum;
         }
     }
 }
 
+// All steps back.
 @compute @workgroup_size(THREADS)
 fn sequence_backward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
     step = params;
-    let hidden = params.hidden;
     let first = group.x * TILE;
+    #unroll q KEPT_ROWS
+    let row{q} = local + {q}u * THREADS;
+    #unroll k KEPT_TERMS
+    let w{q}_{k} = four_weight_hh(row{q}, {k}u);
+    #end
+    #end
     for (var nth = params.steps; nth > 0u; nth--) {
         enter(nth - 1u);
         let rows = rows_of(first, step.count);
         workgroupBarrier();
-        sum_backward(local);
+        if KEPT_TERMS == 0u {
+            sums_backward(local);
+        }
+        #unroll q KEPT_ROWS
+        let gate{q} = row{q} % (4u * UNITS) / UNITS;
+        #unroll n TILE
+        var a{q}_{n} = vec4f();
+        #end
+        #unroll k KEPT_TERMS
+        #unroll n TILE
+        a{q}_{n} += w{q}_{k} * terms_at(({n}u * 4u + gate{q}) * TERMS_ROW + 4u * {k}u);
+        #end
+        #end
+        if row{q} < 4u * PADDED {
+            #unroll n TILE
+            memory[TILE * 4u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
+            #end
+        }
+        #end
         workgroupBarrier();
-        for (var i = local; i < rows * hidden; i += THREADS) {
-            let n = i / hidden;
-            let j = i % hidden;
-            let sums = sums_start(n, 4u, 4u);
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            let sums = TILE * 4u * TERMS_ROW + n * 4u * PADDED;
             var product = 0.0;
             if first + n < step.next_count {
                 product = memory[sums + sum_of(0u, 4u, j)] + memory[sums + sum_of(1u, 4u, j)] + memory[sums + sum_of(2u, 4u, j)] + memory[sums + sum_of(3u, 4u, j)];
             }
             store_backward(first + n, j, product);
-            let terms = n * 4u * terms_row() + j;
-            memory[terms + 0u * terms_row()] = handed_back.x;
-            memory[terms + 1u * terms_row()] = handed_back.y;
-            memory[terms + 2u * terms_row()] = handed_back.z;
-            memory[terms + 3u * terms_row()] = handed_back.w;
+            let terms = n * 4u * TERMS_ROW + j;
+            memory[terms + 0u * TERMS_ROW] = handed_back.x;
+            memory[terms + 1u * TERMS_ROW] = handed_back.y;
+            memory[terms + 2u * TERMS_ROW] = handed_back.z;
+            memory[terms + 3u * TERMS_ROW] = handed_back.w;
         }
     }
 }

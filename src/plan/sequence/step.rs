@@ -165,6 +165,15 @@ impl At<'_> {
             vec![
                 ("THREADS", team.threads as u32),
                 ("TILE", team.tile as u32),
+                ("HIDDEN", spec.hidden_size as u32),
+                ("KEPT_ROWS", team.rows as u32),
+                (
+                    "KEPT_TERMS",
+                    match team.rows {
+                        0 => 0,
+                        _ => spec.hidden_size.div_ceil(4) as u32,
+                    },
+                ),
                 ("WORKGROUP_FLOATS", floats(spec, team.tile) as u32),
             ],
         ]

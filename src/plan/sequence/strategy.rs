@@ -33,8 +33,8 @@ pub(crate) struct Team {
     pub(crate) threads: usize,
     /// Sequences.
     pub(crate) tile: usize,
-    /// Whether the weights are kept in registers; else they are read in every step.
-    pub(crate) registers: bool,
+    /// Rows of weights that an invocation keeps in registers; with none they are read in every step.
+    pub(crate) rows: usize,
 }
 
 /// The weights that an invocation may keep: 32 vectors of four, half of the registers that it has on
@@ -100,12 +100,7 @@ pub(crate) fn padded(hidden: usize) -> usize {
 
 fn threads(spec: &LayerSpec, target: &Target) -> usize {
     let rows = padded(spec.hidden_size) * spec.cell.gates;
-    let most = match target.kind {
-        // A software adapter runs a workgroup on one thread, some lanes wide.
-        DeviceKind::Software => 64,
-        _ => target.invocations as usize,
-    };
-    rows.next_multiple_of(32).min(most)
+    rows.next_multiple_of(32).min(target.invocations as usize)
 }
 
 /// The workgroup for a call of so many sequences.
@@ -115,7 +110,10 @@ pub(crate) fn team(spec: &LayerSpec, target: &Target, batch: usize) -> Team {
     Team {
         threads: threads(spec, target),
         tile: wanted.min(most.max(1)),
-        registers: kept(spec, target) <= MOST_KEPT && target.kind == DeviceKind::Gpu,
+        rows: match kept(spec, target) <= MOST_KEPT {
+            true => (padded(spec.hidden_size) * spec.cell.gates).div_ceil(threads(spec, target)),
+            false => 0,
+        },
     }
 }
 
