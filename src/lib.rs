@@ -40,7 +40,7 @@
 //! | [`layer`] | [`Lstm`], [`Gru`], [`Rnn`]: weights, whole sequences, single steps |
 //! | [`plan`] | the scheduler's data and how a layer becomes a list of steps |
 //! | [`program`] | a plan bound to memory |
-//! | [`kernel`], [`kernels`] | what a kernel is, and all of them |
+//! | [`kernel`], [`kernels`], [`mod@compose`] | what a kernel is, all of them, and how their text is put together |
 //! | [`cell`] | a recurrent cell as data |
 //! | [`context`], [`tensor`] | devices and memory |
 //! | [`init`] | initial weights: PyTorch's, Xavier, orthogonal, identity, a forget bias |
@@ -92,6 +92,7 @@ pub mod activation;
 mod backend;
 pub mod cell;
 pub mod check;
+pub mod compose;
 pub mod context;
 pub mod error;
 mod host;

@@ -245,7 +245,8 @@ impl Gpu {
         for (i, binding) in kernel.bindings.iter().enumerate() {
             let read_only = binding.access == Access::Read;
             let ty = wgpu::BufferBindingType::Storage { read_only };
-            entries.push(entry(i as u32 + 1, ty, false, Element::SIZE));
+            // Whether elements are bound singly or as vec4s is the shader's affair.
+            entries.push(entry(i as u32 + 1, ty, false, 0));
         }
         let label = Some(kernel.name);
         self.checked(kernel.name, || {
