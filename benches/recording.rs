@@ -71,7 +71,12 @@ fn bench(c: &mut Criterion) {
             per_step(r1, r2),
             per_step(f1, f2),
         );
-        let dispatches = one.program().plan().section("forward").expect("forward").len();
+        let dispatches = one
+            .program()
+            .plan()
+            .section("forward")
+            .expect("forward")
+            .len();
         let mut group = c.benchmark_group(format!("{} per dispatch", context.name()));
         group.throughput(Throughput::Elements(dispatches as u64));
         group.bench_function("record", |b| {
