@@ -309,6 +309,15 @@ fn sequence_backward(
     let w{q}_{k} = four_weight_hh(row{q}, {k}u);
     #end
     #end
+    // The gradients of the step after the last one, where there is one.
+    enter(params.steps - 1u);
+    let after = rows_of(first, step.next_count);
+    for (var i = local; i < after * 3u * HIDDEN; i += THREADS) {
+        let n = i / (3u * HIDDEN);
+        let gate = i / HIDDEN % 3u;
+        let source = step.dgates_next + (first + n) * step.dgates_row + select(gate, 3u, gate == 2u) * HIDDEN;
+        memory[(n * 3u + gate) * TERMS_ROW + i % HIDDEN] = dgates[source + i % HIDDEN];
+    }
     for (var nth = params.steps; nth > 0u; nth--) {
         enter(nth - 1u);
         let rows = rows_of(first, step.count);

@@ -262,6 +262,15 @@ fn sequence_backward(
     let w{q}_{k} = four_weight_hh(row{q}, {k}u);
     #end
     #end
+    // The gradients of the step after the last one, where there is one.
+    enter(params.steps - 1u);
+    let after = rows_of(first, step.next_count);
+    for (var i = local; i < after * 1u * HIDDEN; i += THREADS) {
+        let n = i / (1u * HIDDEN);
+        let gate = i / HIDDEN % 1u;
+        let source = step.dgates_next + (first + n) * step.dgates_row + gate * HIDDEN;
+        memory[(n * 1u + gate) * TERMS_ROW + i % HIDDEN] = dgates[source + i % HIDDEN];
+    }
     for (var nth = params.steps; nth > 0u; nth--) {
         enter(nth - 1u);
         let rows = rows_of(first, step.count);

@@ -10,6 +10,8 @@ use crate::backend::gpu::{self, MAX_PASSES, Recording, Timestamps};
 use crate::context::{Context, Device, Dtype};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
+#[cfg(feature = "gpu")]
+use crate::plan::Portion;
 use crate::plan::{BufferId, Plan, Role};
 use crate::tensor::Tensor;
 
@@ -95,7 +97,49 @@ impl Program {
         Ok(())
     }
 
-    /// Runs a section: on the CPU at once, on a GPU by submitting it (reading a tensor waits).
+    /// Records some steps into the host's encoder, as one compute pass: a part of a section that is too
+    /// long for one submission. [`Plan::parts`] cuts it; the parts must be submitted in their order.
+    ///
+    /// ```no_run
+    /// # use wgrnn::{Context, Lstm, Size, plan::Portion};
+    /// # fn main() -> wgrnn::Result<()> {
+    /// # let context = Context::open("gpu")?;
+    /// let call = Lstm::new(8, 32).build(&context)?.inference(Size { steps: 100_000, batch: 2 })?;
+    /// let (program, (device, queue)) = (call.program(), context.wgpu().unwrap());
+    /// let plan = program.plan();
+    /// for part in plan.parts(plan.section("forward")?, Portion::default()) {
+    ///     let mut encoder = device.create_command_encoder(&Default::default());
+    ///     program.record_steps(&mut encoder, part)?;
+    ///     queue.submit([encoder.finish()]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the plan has not so many steps, or this is a program of the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn record_steps(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        steps: Range<usize>,
+    ) -> Result<()> {
+        const OP: &str = "Program::record_steps";
+        let most = self.plan.steps.len();
+        if steps.start > steps.end || steps.end > most {
+            let expected = format!("within the plan's {most}");
+            return Err(Error::value(OP, "steps", expected, format!("{steps:?}")));
+        }
+        let Some(recording) = &self.recording else {
+            let needs = "recording: the program is on the CPU, where run() is the call".to_owned();
+            return Err(Error::Unsupported { op: OP, needs });
+        };
+        recording.record(encoder, &self.plan.name, steps, None);
+        Ok(())
+    }
+
+    /// Runs a section: on the CPU at once, on a GPU by submitting it (reading a tensor waits), in several
+    /// submissions where one would take long.
     ///
     /// # Errors
     /// If there is no such section, or a kernel's twin refuses its arguments.
@@ -187,9 +231,11 @@ impl Program {
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 if let Some(recording) = &self.recording {
-                    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                    recording.record(&mut encoder, &self.plan.name, steps, None);
-                    gpu.queue.submit([encoder.finish()]);
+                    for part in self.plan.parts(steps, Portion::default()) {
+                        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+                        recording.record(&mut encoder, &self.plan.name, part, None);
+                        gpu.queue.submit([encoder.finish()]);
+                    }
                 }
                 Ok(())
             }

@@ -293,7 +293,8 @@ fn sensitivity(config: &Config, exact: &[(String, Vec<f64>)]) -> Result<Vec<f64>
 
 /// The device, on which the steps of a layer are run so.
 fn forced(device: &Context, strategy: Strategy) -> Context {
-    device.forcing(Force {
+    // Some of their sequences are cut.
+    device.dispatching(5).forcing(Force {
         strategy: Some(strategy),
         ..Force::default()
     })

@@ -8,6 +8,7 @@ mod builder;
 mod describe;
 mod matrix;
 mod memory;
+mod parts;
 pub mod sequence;
 mod target;
 
@@ -21,6 +22,8 @@ pub use builder::{Builder, Dispatch, Grid};
 pub use matrix::Matrix;
 pub(crate) use matrix::injective;
 pub use memory::Layout;
+pub use parts::Portion;
+pub(crate) use target::DISPATCH_STEPS;
 pub use target::{Choice, DeviceKind, Force, Target};
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment

@@ -24,6 +24,8 @@ pub struct Target {
     pub subgroups: bool,
     /// Whether kernels may use 16-bit floats.
     pub f16: bool,
+    /// The most steps of a level in one dispatch, so that none runs into a driver's time-out.
+    pub dispatch_steps: usize,
     /// What is chosen whatever the rules say.
     pub force: Force,
 }
@@ -69,6 +71,10 @@ pub struct Force {
     pub strategy: Option<Strategy>,
 }
 
+/// A step of a layer that fits a workgroup takes some microseconds, and drivers give a dispatch two
+/// seconds.
+pub(crate) const DISPATCH_STEPS: usize = 1 << 14;
+
 impl Target {
     /// A device of this kind with the limits that every WebGPU device has, and no feature.
     pub const fn portable(kind: DeviceKind) -> Self {
@@ -79,6 +85,7 @@ impl Target {
             storage_buffers: 8,
             subgroups: false,
             f16: false,
+            dispatch_steps: DISPATCH_STEPS,
             force: Force {
                 gemm: None,
                 strategy: None,

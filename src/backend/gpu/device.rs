@@ -8,7 +8,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, compose};
-use crate::plan::{DeviceKind, Force, Target};
+use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, Target};
 
 /// A device, its queue and its pipelines.
 #[derive(Debug)]
@@ -112,6 +112,7 @@ impl Gpu {
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            dispatch_steps: DISPATCH_STEPS,
             force: Force::default(),
         }
     }

@@ -15,6 +15,10 @@ use crate::kernels::index;
 use crate::kernels::step::{Moment as Entry, ROWS, StepParams, WORKGROUP};
 use crate::plan::{Cost, Dispatch, Grid};
 
+/// The places of a cell's kernels for all steps.
+const FORTH: usize = 0;
+const BACK: usize = 1;
+
 /// An output of a layer, or its gradient: rows of D·P values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
@@ -106,7 +110,7 @@ impl At<'_> {
     ) -> Result<()> {
         self.push_table(b, y, again)?;
         let known = self.forward_buffers(y);
-        self.push_sequence(b, 0, y, save, again, &known)
+        self.push_sequence(b, FORTH, y, save, again, &known)
     }
 
     /// Adds the backward kernel that runs all steps of the segment, over the table of the forward pass;
@@ -124,7 +128,7 @@ impl At<'_> {
                 *id = Some(weight);
             }
         }
-        self.push_sequence(b, 1, dy, true, false, &known)
+        self.push_sequence(b, BACK, dy, true, false, &known)
     }
 
     fn table(&self, again: bool) -> usize {
@@ -179,33 +183,51 @@ impl At<'_> {
         ]
         .concat();
         let moments = self.moments();
-        let first = moments[0];
         let op = pass.kernel.name;
-        let costs = moments
+        let mut at = 0;
+        let mut parts: Vec<_> = Vec::new();
+        for part in moments.chunks(run.target().dispatch_steps.max(1)) {
+            parts.push((at, part));
+            at += part.len();
+        }
+        // Back the last steps come first.
+        if which == BACK {
+            parts.reverse();
+        }
+        let bindings = bindings(pass, &self.with_shared(known))?;
+        for (at, part) in parts {
+            b.push(Dispatch {
+                kernel: pass.kernel,
+                constants: &constants,
+                bindings: &bindings,
+                params: StepParams {
+                    table: index(op, self.table(again) + at * Entry::WORDS)?,
+                    steps: index(op, part.len())?,
+                    ..self.params(op, part[0], y)?
+                },
+                grid: Grid::Groups([run.batch().div_ceil(team.tile), 1, 1]),
+                cost: self.cost_of_all(pass, part),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What a kernel costs that runs some steps: the weights are read once.
+    fn cost_of_all(&self, pass: &Pass, moments: &[Moment]) -> Cost {
+        let (run, spec) = (self.run, self.run.spec());
+        let each = moments
             .iter()
             .map(|m| cost(spec, pass, run.count(m.t), run.slots()));
-        // The weights are read once.
-        let weights = 4 * spec.width() * spec.output_size() * (moments.len() - 1);
-        let total = costs.fold(Cost::default(), |a, c| Cost {
+        let total = each.fold(Cost::default(), |a, c| Cost {
             flops: a.flops + c.flops,
             bytes: a.bytes + c.bytes,
             length: a.length.max(c.length),
         });
-        b.push(Dispatch {
-            kernel: pass.kernel,
-            constants: &constants,
-            bindings: &bindings(pass, &self.with_shared(known))?,
-            params: StepParams {
-                table: index(op, self.table(again))?,
-                steps: index(op, moments.len())?,
-                ..self.params(op, first, y)?
-            },
-            grid: Grid::Groups([run.batch().div_ceil(team.tile), 1, 1]),
-            cost: Cost {
-                bytes: total.bytes.saturating_sub(weights as u64),
-                ..total
-            },
-        })
+        let again = moments.len().saturating_sub(1) * spec.width() * spec.output_size();
+        Cost {
+            bytes: total.bytes.saturating_sub(4 * again as u64),
+            ..total
+        }
     }
 
     /// Adds a backward kernel of a step.

@@ -138,3 +138,101 @@ fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{GRU, GRU_BEFORE, LSTM, LSTM_PROJECTED, RNN_TANH};
+    use crate::plan::Force;
+
+    fn of(cell: &'static crate::cell::Cell, hidden: usize, target: &Target) -> Strategy {
+        choose(&LayerSpec::new(cell, 8, hidden), target).0
+    }
+
+    #[test]
+    fn on_a_gpu_the_weights_must_fit_registers() {
+        let portable = Target::default();
+        let large = Target {
+            invocations: 1024,
+            workgroup_memory: 48 << 10,
+            ..portable
+        };
+        // The largest H of each cell that is run so: 128 weights for each of 256 invocations are 2^15.
+        for (cell, on_portable, on_large) in
+            [(&LSTM, 64, 128), (&GRU, 80, 128), (&RNN_TANH, 128, 128)]
+        {
+            for (target, most) in [(portable, on_portable), (large, on_large)] {
+                assert_eq!(
+                    of(cell, most, &target),
+                    Strategy::Sequence,
+                    "{cell:?} {most}"
+                );
+                let next = of(cell, most + 1, &target);
+                assert_eq!(next, Strategy::Steps, "{cell:?} {}", most + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn elsewhere() {
+        let cpu = Target::portable(DeviceKind::Cpu);
+        let software = Target::portable(DeviceKind::Software);
+        assert_eq!(of(&LSTM, 2048, &cpu), Strategy::Sequence);
+        assert_eq!(of(&LSTM, 8, &software), Strategy::Steps);
+        for cell in [&LSTM_PROJECTED, &GRU_BEFORE] {
+            for target in [cpu, software, Target::default()] {
+                assert_eq!(of(cell, 8, &target), Strategy::Steps, "{cell:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_forced_is_used_where_it_can_be() {
+        let forced = |kind, strategy| Target {
+            force: Force {
+                strategy: Some(strategy),
+                ..Force::default()
+            },
+            ..Target::portable(kind)
+        };
+        for kind in DeviceKind::ALL {
+            for strategy in Strategy::ALL {
+                assert_eq!(of(&LSTM, 32, &forced(kind, strategy)), strategy);
+            }
+        }
+        let gpu = forced(DeviceKind::Gpu, Strategy::Sequence);
+        let (chosen, why) = choose(&LayerSpec::new(&LSTM, 8, 1024), &gpu);
+        assert_eq!(chosen, Strategy::Steps);
+        assert_eq!(
+            why,
+            "sequence was forced, but 32768 bytes of workgroup memory are needed, and there are 16384"
+        );
+        let (chosen, why) = choose(&LayerSpec::new(&GRU_BEFORE, 8, 8), &gpu);
+        assert_eq!(chosen, Strategy::Steps);
+        assert!(
+            why.ends_with("gru_before has no kernel for all steps"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn workgroups() {
+        let spec = LayerSpec::new(&LSTM, 8, 64);
+        let of = |batch| team(&spec, &Target::default(), batch);
+        let one = Team {
+            threads: 256,
+            tile: 1,
+            rows: 1,
+        };
+        assert_eq!(of(1), one);
+        assert_eq!(of(64), one);
+        assert_eq!(of(65).tile, 2);
+        assert_eq!(of(10_000).tile, 4);
+        // As many sequences as their terms and sums leave room for.
+        let small = Target {
+            workgroup_memory: 3 * 4 * 512,
+            ..Target::default()
+        };
+        assert_eq!(team(&spec, &small, 10_000).tile, 3);
+    }
+}
