@@ -97,6 +97,8 @@ def means(peers: list[Results], all_ratios: list[dict], groups: dict[str, str]) 
             cells.append(f"{geometric_mean(of):.2f} ({len(of)})" if of else "")
         if any(cells):
             rows.append([group, *cells])
+    if not rows:
+        return
     print("Geometric means of the ratios, and of how many:\n")
     table(["group", *(peer.label for peer in peers)], rows)
 
@@ -121,6 +123,7 @@ def draw(path: Path, ours: Results, peers: list[Results], all_ratios: list[dict]
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(keys)), [f"{name} {mode}" for name, mode in keys], fontsize=8)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xlabel(f"the peer's time / that of {ours.label} (to the right {ours.label} is faster)")
     axes.legend(fontsize=8)

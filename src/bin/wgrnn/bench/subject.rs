@@ -8,7 +8,7 @@ use super::shapes::{Mode, Shape};
 
 /// The floating-point operations that the oracle may spend on a shape; it runs fewer steps where all
 /// of them would cost more.
-const ORACLE: f64 = 2e9;
+pub(super) const ORACLE: f64 = 2e9;
 /// The fewest steps that are checked, so that one depends on another.
 const FEWEST_STEPS: usize = 2;
 
@@ -61,21 +61,27 @@ pub(super) fn submit(call: &Sequence, mode: Mode) -> Result<()> {
     sections.try_for_each(|section| call.program().run(section))
 }
 
-/// How many steps the oracle can afford.
-fn affordable(shape: &Shape, mode: Mode) -> usize {
-    let most = ORACLE / shape.flops(mode, 1);
+/// How many steps the oracle can run with so many operations.
+fn affordable(shape: &Shape, mode: Mode, flops: f64) -> usize {
+    let most = flops / shape.flops(mode, 1);
     (most as usize).max(FEWEST_STEPS).min(shape.steps)
 }
 
 /// Compares what a finished call left with the oracle in double precision: y, the final state and, in
-/// training, the gradients of x and of every weight. Where the oracle would take too long, another call
-/// of the same layer over fewer steps is compared in its place, and of this one, that its numbers are
-/// finite. Returns the steps that were compared.
+/// training, the gradients of x and of every weight. Where the oracle would need more than `flops`, another
+/// call of the same layer over fewer steps is compared in its place; of this one are compared the first
+/// steps of y, if there is one direction, and that its numbers are finite. Returns the steps that were
+/// compared.
 ///
 /// # Errors
-/// [`Error::Value`] with the worst result if one is outside the tolerance; if the device fails.
-pub(super) fn verify(layer: &Layer, call: &Sequence, shape: &Shape, mode: Mode) -> Result<usize> {
-    let steps = affordable(shape, mode);
+/// [`Error::Value`] with the first result outside the tolerance; if the device fails.
+pub(super) fn verify(
+    layer: &Layer,
+    call: &Sequence,
+    (shape, mode): (&Shape, Mode),
+    flops: f64,
+) -> Result<usize> {
+    let steps = affordable(shape, mode, flops);
     let inputs = Inputs::draw(shape, mode, steps);
     let run = |layer: &Layer| -> Result<Vec<(String, Vec<f64>)>> {
         let short = layer.sequence(&shape.call(mode, steps))?;
@@ -83,34 +89,51 @@ pub(super) fn verify(layer: &Layer, call: &Sequence, shape: &Shape, mode: Mode) 
         submit(&short, mode)?;
         results(&short, mode)
     };
+    let want = run(&self::layer(&Context::cpu_f64(), shape)?)?;
+    let all = results(call, mode)?;
     let got = if steps == shape.steps {
-        results(call, mode)?
+        all
     } else {
-        for (name, values) in results(call, mode)? {
+        for (name, values) in &all {
             if let Some(at) = values.iter().position(|v| !v.is_finite()) {
                 return Err(wrong(format!("{name}[{at}] finite"), values[at]));
             }
         }
+        // The first steps of x are the same, and nothing comes back from later ones.
+        if !shape.spec().bidirectional {
+            let (name, y) = &want[0];
+            agree(layer, shape, 1, name, (&all[0].1[..y.len()], y))?;
+        }
         run(layer)?
     };
-    let want = run(&self::layer(&Context::cpu_f64(), shape)?)?;
     for ((name, got), (_, want)) in got.iter().zip(&want) {
-        let spec = shape.spec();
         // The gradient of a weight is one sum over all steps and sequences.
-        let summed = if name.starts_with("grad.") {
-            steps * shape.batch
-        } else {
-            1
+        let summed = match name.starts_with("grad.") {
+            true => steps * shape.batch,
+            false => 1,
         };
-        let length = spec.width().max(spec.input_size).max(summed);
-        let limit = tolerance::layer(layer.context().dtype(), length, 0.0);
-        let d = compare(got, want);
-        if d.error > limit {
-            let expected = format!("{name}[{}] within {limit:.1e} of {}", d.at, d.want);
-            return Err(wrong(expected, format!("{} ({:.1e})", d.got, d.error)));
-        }
+        agree(layer, shape, summed, name, (got, want))?;
     }
     Ok(steps)
+}
+
+/// `summed` steps of all sequences are added up in a value.
+fn agree(
+    layer: &Layer,
+    shape: &Shape,
+    summed: usize,
+    name: &str,
+    (got, want): (&[f64], &[f64]),
+) -> Result<()> {
+    let spec = shape.spec();
+    let length = spec.width().max(spec.input_size).max(summed);
+    let limit = tolerance::layer(layer.context().dtype(), length, 0.0);
+    let d = compare(got, want);
+    if d.error > limit {
+        let expected = format!("{name}[{}] within {limit:.1e} of {}", d.at, d.want);
+        return Err(wrong(expected, format!("{} ({:.1e})", d.got, d.error)));
+    }
+    Ok(())
 }
 
 fn wrong(expected: String, got: impl std::fmt::Display) -> Error {
@@ -135,4 +158,64 @@ fn results(call: &Sequence, mode: Mode) -> Result<Vec<(String, Vec<f64>)>> {
     }
     let read = |(name, tensor): (String, wgrnn::Tensor)| Ok((name, tensor.read_f64()?));
     tensors.into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shapes::parse;
+    use super::*;
+
+    const SHAPE: &str = "[[shape]]\nname = \"a\"\nsource = \"\"\ncell = \"gru\"\ninput = 3\n\
+        hidden = 6\nlayers = 2\nbidirectional = false\nproj = 0\nbatch = 2\nsteps = 9\n\
+        mode = [\"train\"]\ngroup = \"small\"\n";
+
+    /// Checks a training call that has run once and then had one number of a result changed.
+    fn check(text: &str, flops: f64, change: impl Fn(&Sequence)) -> Result<usize> {
+        let shape = &parse(text).unwrap()[0];
+        let layer = layer(&Context::cpu(), shape)?;
+        let call = layer.sequence(&shape.call(Mode::Train, shape.steps))?;
+        Inputs::draw(shape, Mode::Train, shape.steps).write(&call, Mode::Train)?;
+        submit(&call, Mode::Train)?;
+        change(&call);
+        verify(&layer, &call, (shape, Mode::Train), flops)
+    }
+
+    fn set(tensor: &wgrnn::Tensor, at: usize, value: f32) {
+        let mut values = tensor.read().unwrap();
+        values[at] = value;
+        tensor.write(&values).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_number_anywhere_is_found() {
+        assert_eq!(check(SHAPE, ORACLE, |_| ()).unwrap(), 9);
+        let found = |part: &str, change: &dyn Fn(&Sequence)| {
+            let e = check(SHAPE, ORACLE, change).unwrap_err().to_string();
+            assert!(e.contains(part) && !e.contains('\n'), "{e}");
+        };
+        found("y[17] within", &|call| set(call.y(), 17, 0.9));
+        found("hn[4] within", &|call| set(call.hn(), 4, f32::NAN));
+        found("grad.x[5] within", &|call| set(call.dx().unwrap(), 5, 7.0));
+        for nth in 0..8 {
+            let change = |call: &Sequence| set(&call.gradients().unwrap()[nth].1, 2, -9.0);
+            found("grad.", &change);
+        }
+    }
+
+    #[test]
+    fn with_fewer_steps_too() {
+        let few = 3.0 * parse(SHAPE).unwrap()[0].flops(Mode::Train, 1);
+        assert_eq!(check(SHAPE, few, |_| ()).unwrap(), 3);
+        // Two steps at least.
+        assert_eq!(check(SHAPE, 0.0, |_| ()).unwrap(), 2);
+        // y of the first steps, and anything that is not finite.
+        let e = check(SHAPE, few, |call| set(call.y(), 3 * 12 - 1, 0.9)).unwrap_err();
+        assert!(e.to_string().contains("y[35] within"), "{e}");
+        check(SHAPE, few, |call| set(call.y(), 3 * 12, 0.9)).unwrap();
+        let e = check(SHAPE, few, |call| set(call.y(), 100, f32::INFINITY)).unwrap_err();
+        assert!(e.to_string().contains("y[100] finite"), "{e}");
+        let both = SHAPE.replace("false", "true");
+        let few = 3.0 * parse(&both).unwrap()[0].flops(Mode::Train, 1);
+        assert_eq!(check(&both, few, |_| ()).unwrap(), 3);
+    }
 }

@@ -66,7 +66,7 @@ pub(super) fn run(
     inputs.write(&call, mode)?;
     let first = wall(&call, mode)?;
     let cold = start.elapsed().as_secs_f64();
-    let verified = subject::verify(&layer, &call, shape, mode)?;
+    let verified = subject::verify(&layer, &call, (shape, mode), subject::ORACLE)?;
 
     let mut notes = Vec::new();
     if verified < shape.steps {
