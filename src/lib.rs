@@ -46,6 +46,7 @@
 //! | [`init`] | initial weights: PyTorch's, Xavier, orthogonal, identity, a forget bias |
 //! | [`train`] | a language model, its training step, text and sampling |
 //! | [`interop`] | safetensors files, weights of ONNX, Keras and cuDNN, solved reference cases |
+//! | [`tune`] | measuring which choices are fastest on a device |
 //! | [`check`] | comparing GPU and CPU, with cases, kernel by kernel, step by step |
 //!
 //! # Notation
@@ -107,6 +108,7 @@ pub mod real;
 pub mod rng;
 pub mod tensor;
 pub mod train;
+pub mod tune;
 
 pub use activation::{Activation, Function};
 pub use context::{Context, Dtype};

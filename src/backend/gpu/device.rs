@@ -98,6 +98,11 @@ impl Gpu {
         &self.limits
     }
 
+    pub(crate) fn identity(&self) -> String {
+        let info = self.device.adapter_info();
+        format!("{}, {} {}", self.name(), info.driver, info.driver_info)
+    }
+
     pub(crate) fn target(&self) -> Target {
         let (limits, features) = (&self.limits, self.device.features());
         Target {
