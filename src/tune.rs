@@ -29,9 +29,10 @@ use std::time::{Duration, Instant};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interop::atomic::write_atomically;
+use crate::kernel::Constant;
 use crate::layer::{Layer, Sequence};
-use crate::plan::Force;
 use crate::plan::sequence::{Call, LayerSpec, Mode};
+use crate::plan::{Force, Step};
 
 const HEAD: &str = "wgrnn tuning 1";
 /// How long a candidate is measured, unless three runs take longer.
@@ -174,18 +175,16 @@ fn fastest(context: &Context, spec: &LayerSpec, call: &Call) -> Result<Entry> {
         force: Force::default(),
         microseconds: measure(context, spec, call)?,
     };
+    let mut measured = vec![dispatches(spec, call, context)?];
     for change in Force::changes() {
         let force = change(best.force);
         let candidate = context.forcing(force);
-        let plan = Sequence::plan(spec, call, &candidate.target())?;
-        let refused = plan
-            .choices()
-            .iter()
-            .any(|c| c.why.contains("was forced, but"));
-        // What cannot be used is what the rules choose.
-        if refused || force == best.force {
+        // What cannot be used leaves a plan that was measured before.
+        let plan = dispatches(spec, call, &candidate)?;
+        if measured.contains(&plan) {
             continue;
         }
+        measured.push(plan);
         let microseconds = measure(&candidate, spec, call)?;
         if microseconds < WORTH * best.microseconds {
             best = Entry {
@@ -195,6 +194,20 @@ fn fastest(context: &Context, spec: &LayerSpec, call: &Call) -> Result<Entry> {
         }
     }
     Ok(best)
+}
+
+/// The kernels of a plan with their constants and grids.
+fn dispatches(
+    spec: &LayerSpec,
+    call: &Call,
+    context: &Context,
+) -> Result<Vec<(usize, Vec<Constant>, [u32; 3])>> {
+    let plan = Sequence::plan(spec, call, &context.target())?;
+    let step = |s: &Step| {
+        let kernel = std::ptr::from_ref(s.kernel).addr();
+        (kernel, s.constants.clone(), s.grid)
+    };
+    Ok(plan.steps().iter().map(step).collect())
 }
 
 /// The least microseconds of a call.
