@@ -196,12 +196,11 @@ fn fastest(context: &Context, spec: &LayerSpec, call: &Call) -> Result<Entry> {
     Ok(best)
 }
 
-/// The kernels of a plan with their constants and grids.
-fn dispatches(
-    spec: &LayerSpec,
-    call: &Call,
-    context: &Context,
-) -> Result<Vec<(usize, Vec<Constant>, [u32; 3])>> {
+/// A kernel, its constants and its grid.
+type Dispatched = (usize, Vec<Constant>, [u32; 3]);
+
+/// What a plan dispatches.
+fn dispatches(spec: &LayerSpec, call: &Call, context: &Context) -> Result<Vec<Dispatched>> {
     let plan = Sequence::plan(spec, call, &context.target())?;
     let step = |s: &Step| {
         let kernel = std::ptr::from_ref(s.kernel).addr();
