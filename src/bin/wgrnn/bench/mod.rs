@@ -27,6 +27,7 @@ use measure::Limits;
 use report::{Report, Row, Status, rounded};
 use roofline::Series;
 use shapes::{Group, Mode, Shape};
+use trial::Setup;
 
 /// Times layers, after comparing their results with the CPU in double precision.
 ///
@@ -125,18 +126,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         min_time: Duration::from_secs_f64(args.min_time),
         budget: Duration::from_secs_f64(args.budget),
     };
-    let peaks = peaks::measure(&context, limits)?;
-    println!("{}", peaks_line(&peaks));
-    let profiled = args.profile || args.roofline.is_some();
-    if profiled && context.is_gpu() {
+    let setup = Setup {
+        peaks: peaks::measure(&context, limits)?,
+        profiled: args.profile || args.roofline.is_some(),
+        context,
+        limits,
+    };
+    println!("{}", peaks_line(&setup.peaks));
+    let (name, peaks) = (setup.context.name(), &setup.peaks);
+    if setup.profiled && setup.context.is_gpu() {
         println!("profiles: a compute pass for each dispatch, which takes longer than in the call");
     }
-    let settings = settings(args, &context, Some(&peaks));
+    let settings = settings(args, &setup.context, Some(peaks));
     let (json, dtype) = (args.json.as_deref(), args.precision.name());
-    let mut report = Report::new(json, &context.name(), dtype, settings);
+    let mut report = Report::new(json, &name, dtype, settings);
     let mut series = Vec::new();
     for (shape, mode) in selected {
-        let row = match trial::run(&context, shape, mode, (limits, &peaks, profiled)) {
+        let row = match trial::run(&setup, shape, mode) {
             Ok(trial) => Row::Ok(Box::new(trial)),
             // What a device cannot hold is not wrong.
             Err(e @ (Error::Limit { .. } | Error::Unsupported { .. })) => {
@@ -153,7 +159,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     if let Some(path) = &args.roofline {
-        roofline::draw(path, &context.name(), &peaks, &series)?;
+        roofline::draw(path, &name, peaks, &series)?;
     }
     Ok(report.status())
 }

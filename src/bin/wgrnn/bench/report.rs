@@ -115,7 +115,8 @@ fn line(row: &Row) -> String {
     };
     let median = trial.wall.median();
     let device = trial.device.as_ref();
-    format!(
+    let notes = trial.notes.join("; ");
+    let line = format!(
         "{:>10.3} {:>10.3} {:>10} {:>10.2} {:>9.2} {:>8.2} {:>8.1}  {}",
         median * 1e3,
         trial.wall.min() * 1e3,
@@ -125,7 +126,12 @@ fn line(row: &Row) -> String {
         trial.bytes / median / 1e9,
         100.0 * trial.floor.stepwise / trial.on_device(),
         trial.strategy,
-    )
+    );
+    if notes.is_empty() {
+        line
+    } else {
+        format!("{line} ({notes})")
+    }
 }
 
 fn object(shape: &Shape, mode: Mode, row: &Row) -> Value {

@@ -78,7 +78,8 @@ fn affordable(shape: &Shape, mode: Mode, flops: f64) -> usize {
 pub(super) fn verify(
     layer: &Layer,
     call: &Sequence,
-    (shape, mode): (&Shape, Mode),
+    shape: &Shape,
+    mode: Mode,
     flops: f64,
 ) -> Result<usize> {
     let steps = affordable(shape, mode, flops);
@@ -177,7 +178,7 @@ mod tests {
         Inputs::draw(shape, Mode::Train, shape.steps).write(&call, Mode::Train)?;
         submit(&call, Mode::Train)?;
         change(&call);
-        verify(&layer, &call, (shape, Mode::Train), flops)
+        verify(&layer, &call, shape, Mode::Train, flops)
     }
 
     fn set(tensor: &wgrnn::Tensor, at: usize, value: f32) {

@@ -48,16 +48,24 @@ impl Trial {
     }
 }
 
+/// What all shapes of a run have in common.
+#[derive(Debug)]
+pub(super) struct Setup {
+    pub(super) context: Context,
+    pub(super) limits: Limits,
+    pub(super) peaks: Peaks,
+    /// Whether each kernel is timed too.
+    pub(super) profiled: bool,
+}
+
 /// Runs a shape on a device.
 ///
 /// # Errors
 /// If a result is wrong, or the device fails or cannot hold it.
-pub(super) fn run(
-    context: &Context,
-    shape: &Shape,
-    mode: Mode,
-    (limits, peaks, profiled): (Limits, &Peaks, bool),
-) -> Result<Trial> {
+pub(super) fn run(setup: &Setup, shape: &Shape, mode: Mode) -> Result<Trial> {
+    let Setup {
+        context, limits, ..
+    } = setup;
     let sections = subject::sections(mode);
     let layer = subject::layer(context, shape)?;
     let inputs = subject::Inputs::draw(shape, mode, shape.steps);
@@ -66,12 +74,12 @@ pub(super) fn run(
     inputs.write(&call, mode)?;
     let first = wall(&call, mode)?;
     let cold = start.elapsed().as_secs_f64();
-    let verified = subject::verify(&layer, &call, (shape, mode), subject::ORACLE)?;
+    let verified = subject::verify(&layer, &call, shape, mode, subject::ORACLE)?;
 
     let mut notes = Vec::new();
     if verified < shape.steps {
         let all = shape.steps;
-        notes.push(format!("results compared over {verified} of {all} steps"));
+        notes.push(format!("{verified} of {all} steps compared"));
     }
     let further = Limits {
         min_time: limits.min_time.mul_f64(FURTHER),
@@ -81,7 +89,7 @@ pub(super) fn run(
     let mut device = None;
     let mut throughput = None;
     let samples = if whole {
-        let samples = measure::sample(limits, || wall(&call, mode))?;
+        let samples = measure::sample(*limits, || wall(&call, mode))?;
         if context.is_gpu() {
             device = on_device(&call, sections, further, &mut notes)?;
             throughput = Some(in_flight(&call, mode, samples.median())?);
@@ -108,12 +116,12 @@ pub(super) fn run(
             &shape.spec(),
             shape.size(),
             shape.call(mode, shape.steps).mode,
-            peaks,
+            &setup.peaks,
         ),
         verified,
         strategy: strategy(plan, sections),
         memory: Role::ALL.map(|role| (role, plan.bytes(role))).to_vec(),
-        kernels: if profiled {
+        kernels: if setup.profiled {
             profile::profile(call.program(), sections, further)?
         } else {
             Vec::new()
