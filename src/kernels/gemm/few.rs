@@ -101,18 +101,17 @@ impl<const M: usize> Few<'_, M> {
         // So that the compiler sees that no index leaves its row.
         let (heads, a_heads) = (heads.map(|h| &h[..vectors]), a_heads.map(|h| &h[..vectors]));
         for k in 0..vectors {
-            for m in 0..M {
-                for w in 0..W {
-                    sums[m][w] = simd.mul_add_e_f32s(a_heads[m][k], heads[w][k], sums[m][w]);
+            for (sums, a) in sums.iter_mut().zip(&a_heads) {
+                for (sum, weights) in sums.iter_mut().zip(&heads) {
+                    *sum = simd.mul_add_e_f32s(a[k], weights[k], *sum);
                 }
             }
         }
         if !tails[0].is_empty() {
-            for m in 0..M {
-                let x = simd.partial_load_f32s(S::as_simd_f32s(self.a[m]).1);
-                for w in 0..W {
-                    let weight = simd.partial_load_f32s(tails[w]);
-                    sums[m][w] = simd.mul_add_e_f32s(x, weight, sums[m][w]);
+            for (sums, a) in sums.iter_mut().zip(self.a) {
+                let x = simd.partial_load_f32s(S::as_simd_f32s(a).1);
+                for (sum, tail) in sums.iter_mut().zip(tails) {
+                    *sum = simd.mul_add_e_f32s(x, simd.partial_load_f32s(tail), *sum);
                 }
             }
         }
