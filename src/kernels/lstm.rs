@@ -113,6 +113,11 @@ pub(crate) struct Kept<R> {
 }
 
 impl<R: Real> Options<R> {
+    /// True if a unit's step is not the usual one.
+    pub(crate) fn any(&self) -> bool {
+        self.peephole || self.coupled || self.cell_clip.is_some()
+    }
+
     /// A unit's step from the pre-activations without peepholes, their weights, and c before.
     #[inline]
     pub(crate) fn forward(&self, act: &Gates<R>, pre: [R; 4], p: [R; 3], c_old: R) -> Forwarded<R> {

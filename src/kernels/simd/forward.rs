@@ -1,8 +1,11 @@
 //! What the forward passes of all cells share: their arguments, and how h is read and handed on.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 use super::apart::{RowRun, Touched};
+use super::pack::LANES;
 use super::run::{Steps, Units};
 use super::shared::Shared;
 use crate::kernels::gates::Gates;
@@ -42,7 +45,18 @@ pub(crate) struct ForwardRow {
     pub(crate) to: HandOn,
 }
 
-impl Forward<'_> {
+impl<'a> Forward<'a> {
+    pub(crate) fn new(args: ForwardArgs<'a>, hidden: usize) -> Self {
+        Self {
+            hidden,
+            save: args.save,
+            act: args.act,
+            gates: Shared::new(args.gates),
+            h: Shared::new(args.h),
+            y: Shared::new(args.y),
+        }
+    }
+
     pub(crate) fn row(&self, rows: &Rows<'_>, n: usize) -> ForwardRow {
         ForwardRow {
             gates: rows.gates(n),
@@ -90,11 +104,33 @@ impl Forward<'_> {
             .store_blocks(simd, at, self.hidden, units.count, values);
     }
 
+    /// One number there.
+    pub(crate) fn gate(&self, row: &ForwardRow, slot: usize, unit: usize) -> f32 {
+        self.gates.get(row.gates + slot * self.hidden + unit)
+    }
+
+    /// Keeps values of one unit, from the first block on.
+    pub(crate) fn keep_one(&self, row: &ForwardRow, unit: usize, values: &[f32]) {
+        for (slot, value) in values.iter().enumerate() {
+            self.gates
+                .set(row.gates + slot * self.hidden + unit, *value);
+        }
+    }
+
+    /// Hands on h of one unit of a sequence that has the step.
+    pub(crate) fn hand_on_one(&self, row: &ForwardRow, unit: usize, h: f32) {
+        self.h
+            .set(row.to.h + unit, if row.to.zeroed { 0.0 } else { h });
+        self.y.set(row.to.y + unit, h);
+    }
+
     /// Asks for the first `slots` blocks of some units.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, row: &ForwardRow, first: usize, slots: usize) {
+    pub(crate) fn prefetch(&self, row: &ForwardRow, units: Range<usize>, slots: usize) {
         for slot in 0..slots {
-            self.gates.prefetch(row.gates + slot * self.hidden + first);
+            for first in units.clone().step_by(LANES) {
+                self.gates.prefetch(row.gates + slot * self.hidden + first);
+            }
         }
     }
 

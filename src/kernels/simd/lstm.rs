@@ -1,17 +1,24 @@
 //! All steps of an LSTM: equations in `shaders/lstm.wgsl`, without a projection.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 use super::apart::Touched;
+use super::backward::{Backward, BackwardArgs, BackwardRow};
 use super::forward::{Forward, ForwardArgs, ForwardRow, States};
-use super::math::{Decay, sigmoid, sigmoid_decay, tanh, tanh_decay, two_values, value};
-use super::pack::Packing;
+use super::math::{
+    Decay, sigmoid, sigmoid_decay, sigmoid_slope, tanh, tanh_decay, tanh_slope, two_values, value,
+};
+use super::pack::{LANES, Packing};
 use super::run::{BUFFERS, Cell, Job, Manner, Tile, Units};
-use super::shared::Shared;
+use super::shared::{Shared, prefetch_soon};
 use super::split::Split;
 use crate::activation::Function;
-use crate::kernels::lstm::{Options, peepholes};
+use crate::kernels::lstm::{Kept, Options, peepholes};
 use crate::kernels::step::Rows;
+
+const PLAIN: [Function; 3] = [Function::Sigmoid, Function::Tanh, Function::Tanh];
 
 /// The arguments that an LSTM has beside those of every cell.
 #[derive(Debug)]
@@ -32,35 +39,21 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, own: LstmArgs<'_>, manner: Manne
     let Some(p) = args.steps.steps.first() else {
         return Split::ALONE;
     };
-    let LstmArgs {
-        options,
-        weight_p,
-        c,
-    } = own;
-    let plain = args
-        .act
-        .are(&[Function::Sigmoid, Function::Tanh, Function::Tanh])
-        && !(options.peephole || options.coupled || options.cell_clip.is_some());
+    let (hidden, output) = (p.hidden as usize, p.output as usize);
+    let (steps, weight, bias) = (args.steps, args.weight, args.bias_hh);
     let cell = LstmForward {
-        plain,
-        options,
-        weight_p,
-        c: Shared::new(c),
-        shared: Forward {
-            hidden: p.hidden as usize,
-            save: args.save,
-            act: args.act,
-            gates: Shared::new(args.gates),
-            h: Shared::new(args.h),
-            y: Shared::new(args.y),
-        },
+        plain: args.act.are(&PLAIN) && !own.options.any(),
+        options: own.options,
+        weight_p: own.weight_p,
+        c: Shared::new(own.c),
+        shared: Forward::new(args, hidden),
     };
     let job = Job {
         cell: &cell,
-        steps: args.steps,
-        packing: Packing::forward(4, p.hidden as usize, p.output as usize),
-        weight: args.weight,
-        bias: args.bias_hh,
+        steps,
+        packing: Packing::forward(4, hidden, output),
+        weight,
+        bias,
     };
     job.run(manner)
 }
@@ -106,9 +99,11 @@ impl Cell for LstmForward<'_> {
     }
 
     #[inline(always)]
-    fn prefetch(&self, row: &Row, first: usize) {
-        self.shared.prefetch(&row.shared, first, 4);
-        self.c.prefetch(row.c_before + first);
+    fn prefetch(&self, row: &Row, units: Range<usize>) {
+        self.shared.prefetch(&row.shared, units.clone(), 4);
+        for first in units.step_by(LANES) {
+            self.c.prefetch(row.c_before + first);
+        }
     }
 
     #[inline(always)]
@@ -234,170 +229,207 @@ impl LstmForward<'_> {
 
     /// Other activations, and what an LSTM may have more.
     fn with_options<S: Simd>(&self, tile: &Tile<'_, Row>, row: &Row, units: Units) {
-        let (shared, hidden, to) = (&self.shared, self.shared.hidden, row.shared.to);
-        let at = row.shared.gates;
+        let (shared, hidden) = (&self.shared, self.shared.hidden);
         for j in units.all() {
-            let c_old = if row.reset {
-                0.0
-            } else {
-                self.c.get(row.c_before + j)
+            let c_old = match row.reset {
+                true => 0.0,
+                false => self.c.get(row.c_before + j),
             };
-            let pre = [0, 1, 2, 3].map(|gate| {
-                let unit = gate * hidden + j;
-                shared.gates.get(at + unit) + tile.sum::<S>(units, gate, j)
-            });
+            let pre = [0, 1, 2, 3]
+                .map(|gate| shared.gate(&row.shared, gate, j) + tile.sum::<S>(units, gate, j));
             let p = peepholes(self.weight_p, hidden, j, self.options.peephole);
             let unit = self.options.forward(&shared.act, pre, p, c_old);
             self.c.set(row.c_after + j, unit.c);
-            shared.h.set(to.h + j, if to.zeroed { 0.0 } else { unit.h });
-            shared.y.set(to.y + j, unit.h);
-            if !shared.save {
-                continue;
-            }
-            let more = [unit.c, c_old];
-            let more = if self.options.peephole {
-                &more[..]
-            } else {
-                &[]
-            };
-            for (slot, value) in unit.kept.iter().chain(more).enumerate() {
-                shared.gates.set(at + slot * hidden + j, *value);
+            shared.hand_on_one(&row.shared, j, unit.h);
+            let [i, f, g, o] = unit.kept;
+            let kept = [i, f, g, o, unit.c, c_old];
+            let slots = if self.options.peephole { 6 } else { 4 };
+            if shared.save {
+                shared.keep_one(&row.shared, j, &kept[..slots]);
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::lstm::FORWARD;
-    use crate::kernels::simd::pack::pack_forward;
-    use crate::kernels::simd::tests::{Buffers, SPLITS, Shape, everywhere, shapes};
-    use crate::rng::Rng;
-    use pulp::Arch;
+/// The arguments that an LSTM has in the backward pass.
+#[derive(Debug)]
+pub(crate) struct LstmBackwardArgs<'a> {
+    pub(crate) options: Options<f32>,
+    /// `[3, H]`, read with peepholes.
+    pub(crate) weight_p: &'a [f32],
+    /// What the forward pass left in `c`.
+    pub(crate) saved_c: &'a [f32],
+}
 
-    fn options(shape: &Shape) -> Options<f32> {
-        Options {
-            peephole: shape.peephole,
-            coupled: shape.coupled,
-            projected: false,
-            cell_clip: shape.cell_clip,
+/// `lstm.backward` for all steps, in the order in which it runs them.
+pub(crate) fn backward(args: BackwardArgs<'_>, own: LstmBackwardArgs<'_>) {
+    backward_as(args, own, Manner::default());
+}
+
+/// The same in a certain manner; returns how the work was divided.
+pub(crate) fn backward_as(
+    args: BackwardArgs<'_>,
+    own: LstmBackwardArgs<'_>,
+    manner: Manner,
+) -> Split {
+    let Some(p) = args.steps.steps.first() else {
+        return Split::ALONE;
+    };
+    let (hidden, output) = (p.hidden as usize, p.output as usize);
+    let (steps, weight) = (args.steps, args.weight);
+    let cell = LstmBackward {
+        plain: args.act.are(&PLAIN) && !own.options.any(),
+        own,
+        shared: Backward::new(args, hidden),
+    };
+    let job = Job {
+        cell: &cell,
+        steps,
+        packing: Packing::backward(4, hidden, output),
+        weight,
+        bias: &[],
+    };
+    job.run(manner)
+}
+
+struct LstmBackward<'a> {
+    plain: bool,
+    own: LstmBackwardArgs<'a>,
+    shared: Backward<'a>,
+}
+
+/// A sequence's rows in a step back.
+#[derive(Debug, Clone, Copy)]
+struct RowBack {
+    shared: BackwardRow,
+    c_before: usize,
+    c_after: usize,
+    /// The gradient of c, in `dstate`.
+    dc: usize,
+    reset: bool,
+}
+
+impl Cell for LstmBackward<'_> {
+    type Row = RowBack;
+
+    fn row(&self, rows: &Rows<'_>, n: usize) -> RowBack {
+        RowBack {
+            shared: self.shared.row(rows, n),
+            c_before: rows.c_before(n),
+            c_after: rows.c_after(n),
+            dc: rows.p.dc_start as usize + n * self.shared.hidden,
+            reset: rows.reset(n),
         }
     }
 
-    fn run_forward(shape: &Shape, buffers: &mut Buffers, arch: Arch, split: Split) {
-        let packing = Packing::forward(4, shape.hidden, shape.hidden);
-        let mut weight = vec![f32::NAN; packing.len()];
-        pack_forward(&packing, &buffers.weight_hh, &mut weight);
-        let (steps, mask) = (shape.steps(), buffers.mask.clone());
-        let args = ForwardArgs {
-            steps: super::super::run::Steps {
-                steps: &steps,
-                mask: &mask,
-                masked: shape.masked,
-            },
-            save: shape.training,
-            act: shape.act(&FORWARD),
-            weight: &weight,
-            bias_hh: &buffers.bias_hh,
-            gates: &mut buffers.gates,
-            h: &mut buffers.h,
-            y: &mut buffers.y,
-        };
-        let own = LstmArgs {
-            options: options(shape),
-            weight_p: &buffers.weight_p,
-            c: &mut buffers.c,
-        };
-        let manner = Manner {
-            arch: Some(arch),
-            split: Some(split),
-        };
-        assert_eq!(forward_as(args, own, manner), split, "{shape:?}");
+    fn multiplied(&self, rows: &Rows<'_>) -> usize {
+        self.shared.multiplied(rows)
     }
 
-    fn check_forward(shape: &Shape, seed: u64) {
-        let before = shape.buffers(&mut Rng::new(seed));
-        let want = before.plain(shape, &FORWARD, FORWARD.twin.f64);
-        everywhere(|arch| {
-            let mut alone = None;
-            for split in SPLITS {
-                let mut after = before.clone();
-                run_forward(shape, &mut after, arch, split);
-                let what = format!("{arch:?} {split:?} {shape:?}");
-                after.compare(&want, shape.hidden, shape.counts.len(), &what);
-                let bits = after.bits();
-                let first = alone.get_or_insert_with(|| bits.clone());
-                assert!(*first == bits, "{what}: other bits than alone");
-            }
-        });
+    #[inline(always)]
+    fn operand(&self, row: &RowBack, to: &mut [f32]) {
+        self.shared.dgates.copy_to(row.shared.next, to);
     }
 
-    #[test]
-    fn forward_of_every_size() {
-        for (seed, shape) in shapes(4).into_iter().enumerate() {
-            check_forward(&shape, seed as u64);
+    #[inline(always)]
+    fn prefetch(&self, row: &RowBack, units: Range<usize>) {
+        self.shared.prefetch(&row.shared, units.clone(), 4);
+        for first in units.step_by(LANES) {
+            prefetch_soon(self.own.saved_c, row.c_before + first);
+            prefetch_soon(self.own.saved_c, row.c_after + first);
         }
     }
 
-    #[test]
-    fn forward_with_options() {
-        use Function::{Elu, HardSigmoid, Relu, Sigmoid, Softsign, Tanh};
-        for hidden in [7, 32] {
-            for masked in [false, true] {
-                let mut plain = Shape::new(4, hidden, &[5, 5, 3]);
-                plain.masked = masked;
-                for functions in [[Sigmoid, Tanh, Relu], [HardSigmoid, Elu, Softsign]] {
-                    check_forward(
-                        &Shape {
-                            functions,
-                            ..plain.clone()
-                        },
-                        1,
-                    );
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, tile: &mut Tile<'_, RowBack>) {
+        for vector in 0..tile.vectors::<S>() {
+            let mut units = tile.units::<S>(vector);
+            for row in tile.rows() {
+                if !row.shared.gradient.live {
+                    self.hold(simd, tile, row, units);
+                } else if !self.plain {
+                    self.with_options::<S>(tile, row, units);
+                } else if let Some(units) = units.full::<S>() {
+                    self.plain(simd, tile, row, units);
+                } else {
+                    self.plain(simd, tile, row, units);
                 }
-                let clip = Some(0.4);
-                check_forward(
-                    &Shape {
-                        clip,
-                        ..plain.clone()
-                    },
-                    2,
-                );
-                let cell_clip = Some(0.3);
-                check_forward(
-                    &Shape {
-                        cell_clip,
-                        ..plain.clone()
-                    },
-                    3,
-                );
-                check_forward(
-                    &Shape {
-                        coupled: true,
-                        ..plain.clone()
-                    },
-                    4,
-                );
-                let slots = [6, 4];
-                check_forward(
-                    &Shape {
-                        peephole: true,
-                        slots,
-                        ..plain.clone()
-                    },
-                    5,
-                );
-                check_forward(
-                    &Shape {
-                        peephole: true,
-                        slots: [4, 4],
-                        training: false,
-                        ..plain.clone()
-                    },
-                    6,
-                );
+                tile.next(&mut units);
             }
+        }
+    }
+
+    fn touched(&self, rows: &Rows<'_>, to: &mut [Touched; BUFFERS]) -> bool {
+        self.shared.touched(&rows.p, 4, true, to)
+    }
+}
+
+impl LstmBackward<'_> {
+    #[inline(always)]
+    fn plain<S: Simd>(&self, simd: S, tile: &Tile<'_, RowBack>, row: &RowBack, units: Units) {
+        let (shared, own, zero) = (&self.shared, &self.own, simd.splat_f32s(0.0));
+        let c_new = units.of(simd, own.saved_c, row.c_after);
+        let b = value(simd, tanh(simd, tanh_decay(simd, c_new)));
+        let c_old = match row.reset {
+            true => zero,
+            false => units.of(simd, own.saved_c, row.c_before),
+        };
+        let [i, f, g, o] = shared.kept(simd, &row.shared, units);
+        let dh = shared.dh(simd, tile, &row.shared, units);
+        let past = shared.dstate.load(simd, row.dc + units.first, units.count);
+        let dc = simd.mul_add_e_f32s(simd.mul_f32s(dh, o), tanh_slope(simd, b), past);
+        let gradients = [
+            simd.mul_f32s(simd.mul_f32s(dc, g), sigmoid_slope(simd, i)),
+            simd.mul_f32s(simd.mul_f32s(dc, c_old), sigmoid_slope(simd, f)),
+            simd.mul_f32s(simd.mul_f32s(dc, i), tanh_slope(simd, g)),
+            simd.mul_f32s(simd.mul_f32s(dh, b), sigmoid_slope(simd, o)),
+        ];
+        shared.put(simd, &row.shared, units, gradients);
+        shared.put_dh(simd, &row.shared, units, zero);
+        let dc = if row.reset {
+            zero
+        } else {
+            simd.mul_f32s(dc, f)
+        };
+        shared
+            .dstate
+            .store(simd, row.dc + units.first, units.count, dc);
+    }
+
+    /// Past its length a sequence's gradients wait for its last step.
+    #[inline(always)]
+    fn hold<S: Simd>(&self, simd: S, tile: &Tile<'_, RowBack>, row: &RowBack, units: Units) {
+        let (shared, zero) = (&self.shared, simd.splat_f32s(0.0));
+        let dh = shared.dh(simd, tile, &row.shared, units);
+        shared.put(simd, &row.shared, units, [zero; 4]);
+        shared.put_dh(simd, &row.shared, units, dh);
+        if row.reset {
+            shared
+                .dstate
+                .store(simd, row.dc + units.first, units.count, zero);
+        }
+    }
+
+    /// Other activations, and what an LSTM may have more.
+    fn with_options<S: Simd>(&self, tile: &Tile<'_, RowBack>, row: &RowBack, units: Units) {
+        let (shared, own) = (&self.shared, &self.own);
+        for j in units.all() {
+            let kept = Kept {
+                gates: shared.kept_one(&row.shared, j),
+                c_new: own.saved_c[row.c_after + j],
+                c_old: match row.reset {
+                    true => 0.0,
+                    false => own.saved_c[row.c_before + j],
+                },
+                dh: shared.dh_one(&row.shared, j, tile.sum::<S>(units, 0, j)),
+                dc: shared.dstate.get(row.dc + j),
+            };
+            let p = peepholes(own.weight_p, shared.hidden, j, own.options.peephole);
+            let (gradients, dc) = own.options.backward(&shared.act, p, kept);
+            shared.put_one(&row.shared, j, &gradients, 0.0);
+            shared
+                .dstate
+                .set(row.dc + j, if row.reset { 0.0 } else { dc });
         }
     }
 }

@@ -98,6 +98,18 @@ pub(crate) fn two_values<S: Simd>(
     ]
 }
 
+/// The slope of the sigmoid where its value is y: y (1 − y).
+#[inline(always)]
+pub(crate) fn sigmoid_slope<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
+    simd.mul_f32s(y, simd.sub_f32s(simd.splat_f32s(1.0), y))
+}
+
+/// That of tanh: 1 − y².
+#[inline(always)]
+pub(crate) fn tanh_slope<S: Simd>(simd: S, y: S::f32s) -> S::f32s {
+    simd.negate_mul_add_e_f32s(y, y, simd.splat_f32s(1.0))
+}
+
 /// The smaller of two numbers, and NaN if the second is.
 #[inline(always)]
 fn at_most<S: Simd>(simd: S, largest: f32, x: S::f32s) -> S::f32s {

@@ -11,11 +11,14 @@
 )]
 
 pub(crate) mod apart;
+pub(crate) mod backward;
 pub(crate) mod forward;
+pub(crate) mod gru;
 pub(crate) mod lstm;
 pub(crate) mod math;
 pub(crate) mod pack;
 pub(crate) mod product;
+pub(crate) mod rnn;
 pub(crate) mod run;
 pub(crate) mod shared;
 pub(crate) mod split;

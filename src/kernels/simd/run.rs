@@ -52,8 +52,8 @@ pub(crate) trait Cell: Sync {
     /// Copies what the weights multiply for a sequence.
     fn operand(&self, row: &Self::Row, to: &mut [f32]);
 
-    /// Asks for what [`Self::finish`] will read.
-    fn prefetch(&self, row: &Self::Row, first: usize);
+    /// Asks for what [`Self::finish`] will read of some units.
+    fn prefetch(&self, row: &Self::Row, units: Range<usize>);
 
     /// Does what follows the products of a tile.
     fn finish<S: Simd>(&self, simd: S, tile: &mut Tile<'_, Self::Row>);
@@ -413,7 +413,7 @@ impl<C: Cell> Worker<'_, C> {
             tile.operand = &scratch.operand[range.start * depth..range.end * depth];
             tile.rows = &rows[range];
             for row in tile.rows {
-                cell.prefetch(row, tile.first);
+                cell.prefetch(row, tile.first..tile.end);
             }
             let sums = tile.sums.chunks_exact_mut(tile.rows.len() * panels);
             for (block, sums) in blocks.clone().zip(sums) {

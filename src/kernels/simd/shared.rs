@@ -149,7 +149,13 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Asks for the cache line of a number that is to be read in a while.
+/// Asks for the cache line of a number that is to be read soon.
+#[inline(always)]
+pub(crate) fn prefetch_soon(from: &[f32], at: usize) {
+    prefetch::<true>(from.as_ptr().wrapping_add(at));
+}
+
+/// Asks for a line of numbers that are to be read in a while.
 #[inline(always)]
 pub(crate) fn prefetch_later(from: &[[f32; LANES]], line: usize) {
     prefetch::<false>(from.as_ptr().wrapping_add(line).cast());

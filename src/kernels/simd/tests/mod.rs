@@ -1,10 +1,10 @@
-//! What the tests of this folder share: calls with rows in many places, run by the plain twins and
-//! by the fast ones.
+//! Calls with rows in many places, run by the plain twins and by the fast ones.
+
+mod passes;
 
 use bytemuck::{Zeroable, bytes_of};
 use pulp::Arch;
 
-use super::run::Steps;
 use super::split::Split;
 use crate::activation::Function;
 use crate::kernel::{Access, Args, Constant, Element, Kernel, MAX_BINDINGS, Slot};
@@ -101,7 +101,7 @@ impl Shape {
         }
     }
 
-    /// The steps' parameters. Rows of `gates` and `y` have a gap behind them.
+    /// The steps' parameters in forward order. Rows of `gates` and `y` have a gap behind them.
     pub(super) fn steps(&self) -> Vec<StepParams> {
         let steps = self.counts.len();
         let (hidden, batch) = (self.hidden, self.batch());
@@ -258,12 +258,14 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    pub(super) fn steps<'a>(&'a self, shape: &Shape, steps: &'a [StepParams]) -> Steps<'a> {
-        Steps {
-            steps,
-            mask: &self.mask,
-            masked: shape.masked,
+    /// The same with numbers everywhere where a forward pass leaves them, and dy in y.
+    pub(super) fn saved(mut self, rng: &mut Rng) -> Self {
+        for cells in [&mut self.gates, &mut self.h, &mut self.c, &mut self.y] {
+            for cell in cells.iter_mut().filter(|c| **c != GUARD) {
+                *cell = rng.uniform(-0.95, 0.95);
+            }
         }
+        self
     }
 
     fn named<'a>(&'a self, shape: &Shape) -> Vec<(&'static str, Vec<f32>)> {
@@ -291,10 +293,11 @@ impl Buffers {
         ]
     }
 
-    /// What the plain twin of a step leaves after all steps: every buffer that it changes, by name.
+    /// What the plain twin of a step leaves after the steps: every buffer that it changes, by name.
     pub(super) fn plain<R: Real>(
         &self,
         shape: &Shape,
+        steps: &[StepParams],
         kernel: &'static Kernel,
         twin: fn(&mut Args<'_, R>) -> crate::Result<()>,
     ) -> Vec<(&'static str, Vec<f64>)> {
@@ -304,7 +307,7 @@ impl Buffers {
             .map(|(name, v)| (name, v.into_iter().map(R::from_f32).collect()))
             .collect();
         let constants = shape.constants();
-        for p in shape.steps() {
+        for p in steps {
             let mut slots = [(); MAX_BINDINGS].map(|()| Slot::Taken);
             for (name, values) in &mut cells {
                 let Some(nth) = kernel.bindings.iter().position(|b| b.name == *name) else {
@@ -319,7 +322,7 @@ impl Buffers {
             slots[0] = Slot::ReadUint(&self.mask);
             let mut args = Args {
                 kernel,
-                params: bytes_of(&p),
+                params: bytes_of(p),
                 constants: &constants,
                 slots,
             };
