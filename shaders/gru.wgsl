@@ -268,11 +268,11 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
 fn four_weight_hh(row: u32, nth: u32) -> vec4f {
     var w = vec4f();
     if row < 3u * PADDED {
-        let at = weights_of(row, 3u);
+        let at = weights_back(row);
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = weight_hh[at + k * 3u * UNITS];
+                w[i] = weight_hh[at + k * UNITS];
             }
         }
     }
@@ -282,13 +282,13 @@ fn four_weight_hh(row: u32, nth: u32) -> vec4f {
 // The sums of a step back with weights that are not kept.
 fn sums_backward(local: u32) {
     for (var r = local; r < 3u * PADDED; r += THREADS) {
-        let weights = weights_of(r, 3u);
+        let weights = weights_back(r);
         let gate = r % (3u * UNITS) / UNITS;
         for (var n = 0u; n < TILE; n++) {
             let terms = (n * 3u + gate) * TERMS_ROW;
             var sum = 0.0;
             for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[terms + k] * weight_hh[weights + k * 3u * UNITS];
+                sum += memory[terms + k] * weight_hh[weights + k * UNITS];
             }
             memory[TILE * 3u * TERMS_ROW + n * 3u * PADDED + r] = sum;
         }

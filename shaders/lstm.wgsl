@@ -385,11 +385,11 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
 fn four_weight_hh(row: u32, nth: u32) -> vec4f {
     var w = vec4f();
     if row < 4u * PADDED {
-        let at = weights_of(row, 4u);
+        let at = weights_back(row);
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = weight_hh[at + k * 4u * UNITS];
+                w[i] = weight_hh[at + k * UNITS];
             }
         }
     }
@@ -399,13 +399,13 @@ fn four_weight_hh(row: u32, nth: u32) -> vec4f {
 // The sums of a step back with weights that are not kept.
 fn sums_backward(local: u32) {
     for (var r = local; r < 4u * PADDED; r += THREADS) {
-        let weights = weights_of(r, 4u);
+        let weights = weights_back(r);
         let gate = r % (4u * UNITS) / UNITS;
         for (var n = 0u; n < TILE; n++) {
             let terms = (n * 4u + gate) * TERMS_ROW;
             var sum = 0.0;
             for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[terms + k] * weight_hh[weights + k * 4u * UNITS];
+                sum += memory[terms + k] * weight_hh[weights + k * UNITS];
             }
             memory[TILE * 4u * TERMS_ROW + n * 4u * PADDED + r] = sum;
         }

@@ -221,11 +221,11 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
 fn four_weight_hh(row: u32, nth: u32) -> vec4f {
     var w = vec4f();
     if row < 1u * PADDED {
-        let at = weights_of(row, 1u);
+        let at = weights_back(row);
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = weight_hh[at + k * 1u * UNITS];
+                w[i] = weight_hh[at + k * UNITS];
             }
         }
     }
@@ -235,13 +235,13 @@ fn four_weight_hh(row: u32, nth: u32) -> vec4f {
 // The sums of a step back with weights that are not kept.
 fn sums_backward(local: u32) {
     for (var r = local; r < 1u * PADDED; r += THREADS) {
-        let weights = weights_of(r, 1u);
+        let weights = weights_back(r);
         let gate = r % (1u * UNITS) / UNITS;
         for (var n = 0u; n < TILE; n++) {
             let terms = (n * 1u + gate) * TERMS_ROW;
             var sum = 0.0;
             for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[terms + k] * weight_hh[weights + k * 1u * UNITS];
+                sum += memory[terms + k] * weight_hh[weights + k * UNITS];
             }
             memory[TILE * 1u * TERMS_ROW + n * 1u * PADDED + r] = sum;
         }

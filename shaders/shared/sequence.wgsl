@@ -13,7 +13,8 @@
 // names of their own, since an array that is indexed at run time would be spilled. A step then reads
 // from storage only what belongs to it. Without, the weights are read in every step.
 //
-// Weights are packed as [blocks, H, G, UNITS]: neighbouring invocations read neighbouring words.
+// Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS]: neighbouring invocations
+// read neighbouring words.
 #import step
 
 const THREADS: u32 = 64u;
@@ -57,10 +58,15 @@ fn rows_of(first: u32, count: u32) -> u32 {
     return min(max(count, first) - first, TILE);
 }
 
-// The first weight of a sum of a cell with G gates, and from one term to the next G * UNITS.
+// The first weight of a sum of a cell with G gates; from one term to the next are G * UNITS.
 fn weights_of(row: u32, gates: u32) -> u32 {
     let width = gates * UNITS;
     return row / width * HIDDEN * width + row % width;
+}
+
+// The first weight of a sum back; from one term to the next are UNITS.
+fn weights_back(row: u32) -> u32 {
+    return row / UNITS * HIDDEN * UNITS + row % UNITS;
 }
 
 // The place of a unit's sum of a gate among those of a sequence.

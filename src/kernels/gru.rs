@@ -5,11 +5,16 @@
 //! of PyTorch and cuDNN; gate order r, z, n.
 
 use super::gates::Gates;
+use super::pack::Blocks;
 use super::sample;
+use super::simd::backward::BackwardArgs;
+use super::simd::forward::ForwardArgs;
+use super::simd::gru as fast;
+use super::simd::pack::{Packing, fitting};
 use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::cell::GRU;
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel};
+use crate::kernel::{Args, Binding, Kernel, Twin};
 use crate::real::Real;
 use crate::twin;
 
@@ -52,7 +57,10 @@ pub static BACKWARD: Kernel = step::kernel(
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "gru.sequence_forward",
     &FORWARD,
-    twin!(sequence_forward),
+    Twin {
+        f32: fast_forward,
+        f64: sequence_forward,
+    },
     |size, rng| sample::sequence_forward(&[&GRU], size, rng),
 );
 
@@ -60,7 +68,10 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "gru.sequence_backward",
     &BACKWARD,
-    twin!(sequence_backward),
+    Twin {
+        f32: fast_backward,
+        f64: sequence_backward,
+    },
     |size, rng| sample::sequence_backward(&[&GRU], size, rng),
 );
 
@@ -190,9 +201,32 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, [3, hidden, hidden], false);
+    let block = args.constant("UNITS")? as usize;
+    let weight = unpacked(call.weight, &Blocks::forward([3, hidden, hidden], block));
     let mut steps = rows.steps()?.into_iter();
     steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
+    let hidden = rows.p.hidden as usize;
+    let blocks = Blocks::forward([3, hidden, hidden], args.constant("UNITS")? as usize);
+    let call = Forward::new(args, &rows.p)?;
+    let packing = Packing::forward(3, hidden, hidden);
+    let shared = ForwardArgs {
+        steps: rows.all(&steps),
+        save: call.save,
+        act: call.act,
+        weight: &fitting(&packing, call.weight, &blocks),
+        bias_hh: call.bias_hh,
+        gates: call.gates,
+        h: call.h,
+        y: call.y,
+    };
+    fast::forward(shared);
+    Ok(())
 }
 
 /// What a backward kernel binds.
@@ -272,7 +306,29 @@ fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, [3, hidden, hidden], true);
+    let block = args.constant("UNITS")? as usize;
+    let weight = unpacked(call.weight, &Blocks::backward([3, hidden, hidden], block));
     let mut steps = rows.steps()?.into_iter().rev();
     steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_backward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
+    let hidden = rows.p.hidden as usize;
+    let blocks = Blocks::backward([3, hidden, hidden], args.constant("UNITS")? as usize);
+    let call = Backward::new(args, &rows.p)?;
+    let packing = Packing::backward(3, hidden, hidden);
+    let shared = BackwardArgs {
+        steps: rows.all(&steps),
+        act: call.act,
+        weight: &fitting(&packing, call.weight, &blocks),
+        saved_gates: call.saved_gates,
+        dy: call.dy,
+        dgates: call.dgates,
+        dstate: call.dstate,
+    };
+    fast::backward(shared, call.saved_h);
+    Ok(())
 }

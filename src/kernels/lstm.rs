@@ -5,11 +5,12 @@
 //! in K. Greff et al., *LSTM: a search space odyssey*, 2017. Gate order i, f, g, o as in PyTorch.
 
 use super::gates::{Gates, join};
+use super::pack::Blocks;
 use super::sample;
-use super::simd;
+use super::simd::backward::BackwardArgs;
 use super::simd::forward::ForwardArgs;
-use super::simd::lstm::LstmArgs;
-use super::simd::run::Steps;
+use super::simd::lstm::{self as fast, LstmArgs, LstmBackwardArgs};
+use super::simd::pack::{Packing, fitting};
 use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::activation::limit;
 use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
@@ -79,7 +80,10 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "lstm.sequence_backward",
     &BACKWARD,
-    twin!(sequence_backward),
+    Twin {
+        f32: fast_backward,
+        f64: sequence_backward,
+    },
     |size, rng| sample::sequence_backward(&[&LSTM, &LSTM_PEEPHOLE], size, rng),
 );
 
@@ -310,52 +314,43 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     call.step(&rows, call.weight)
 }
 
-/// The same in single precision with vectors and threads.
-fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
-    let Forward {
-        act,
-        options,
-        save,
-        weight_p,
-        gates,
-        weight,
-        bias_hh,
-        h,
-        c,
-        y,
-    } = Forward::new(args, &rows.p)?;
-    let shared = ForwardArgs {
-        steps: Steps {
-            steps: &steps,
-            mask: rows.mask(),
-            masked: rows.masked(),
-        },
-        save,
-        act,
-        weight,
-        bias_hh,
-        gates,
-        h,
-        y,
-    };
-    let own = LstmArgs {
-        options,
-        weight_p,
-        c,
-    };
-    simd::lstm::forward(shared, own);
-    Ok(())
-}
-
 fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, [4, hidden, hidden], false);
+    let block = args.constant("UNITS")? as usize;
+    let weight = unpacked(call.weight, &Blocks::forward([4, hidden, hidden], block));
     let mut steps = rows.steps()?.into_iter();
     steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
+    let hidden = rows.p.hidden as usize;
+    let blocks = Blocks::forward([4, hidden, hidden], args.constant("UNITS")? as usize);
+    let call = Forward::new(args, &rows.p)?;
+    let packing = Packing::forward(4, hidden, hidden);
+    let shared = ForwardArgs {
+        steps: rows.all(&steps),
+        save: call.save,
+        act: call.act,
+        weight: &fitting(&packing, call.weight, &blocks),
+        bias_hh: call.bias_hh,
+        gates: call.gates,
+        h: call.h,
+        y: call.y,
+    };
+    fast::forward(
+        shared,
+        LstmArgs {
+            options: call.options,
+            weight_p: call.weight_p,
+            c: call.c,
+        },
+    );
+    Ok(())
 }
 
 /// What a backward kernel binds.
@@ -458,9 +453,38 @@ fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, [4, hidden, hidden], true);
+    let block = args.constant("UNITS")? as usize;
+    let weight = unpacked(call.weight, &Blocks::backward([4, hidden, hidden], block));
     let mut steps = rows.steps()?.into_iter().rev();
     steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_backward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
+    let hidden = rows.p.hidden as usize;
+    let blocks = Blocks::backward([4, hidden, hidden], args.constant("UNITS")? as usize);
+    let call = Backward::new(args, &rows.p)?;
+    let packing = Packing::backward(4, hidden, hidden);
+    let shared = BackwardArgs {
+        steps: rows.all(&steps),
+        act: call.act,
+        weight: &fitting(&packing, call.weight, &blocks),
+        saved_gates: call.saved_gates,
+        dy: call.dy,
+        dgates: call.dgates,
+        dstate: call.dstate,
+    };
+    fast::backward(
+        shared,
+        LstmBackwardArgs {
+            options: call.options,
+            weight_p: call.weight_p,
+            saved_c: call.saved_c,
+        },
+    );
+    Ok(())
 }
 
 /// The gradient of the projection's input, dy W_hr: `[N, H]`.

@@ -87,14 +87,14 @@ impl Blocks {
         }
     }
 
-    /// The same for products with the gates' gradients: the units are P, and each gate has a sum over H.
+    /// The same for products with the gates' gradients: the units are P, the sums run over all gates.
     pub fn backward([gates, hidden, output]: [usize; 3], block: usize) -> Self {
         Self {
-            gates,
+            gates: 1,
             units: output,
-            size: hidden,
+            size: gates * hidden,
             block,
-            strides: [hidden * output, 1, output],
+            strides: [0, 1, output],
         }
     }
 

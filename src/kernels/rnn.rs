@@ -3,11 +3,16 @@
 //! J. Elman, *Finding structure in time*, 1990; with tanh, max(x, 0) or another activation.
 
 use super::gates::Gates;
+use super::pack::Blocks;
 use super::sample;
+use super::simd::backward::BackwardArgs;
+use super::simd::forward::ForwardArgs;
+use super::simd::pack::{Packing, fitting};
+use super::simd::rnn as fast;
 use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::cell::{RNN_RELU, RNN_TANH};
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel};
+use crate::kernel::{Args, Binding, Kernel, Twin};
 use crate::real::Real;
 use crate::twin;
 
@@ -49,7 +54,10 @@ pub static BACKWARD: Kernel = step::kernel(
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "rnn.sequence_forward",
     &FORWARD,
-    twin!(sequence_forward),
+    Twin {
+        f32: fast_forward,
+        f64: sequence_forward,
+    },
     |size, rng| sample::sequence_forward(&[&RNN_TANH, &RNN_RELU], size, rng),
 );
 
@@ -57,7 +65,10 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "rnn.sequence_backward",
     &BACKWARD,
-    twin!(sequence_backward),
+    Twin {
+        f32: fast_backward,
+        f64: sequence_backward,
+    },
     |size, rng| sample::sequence_backward(&[&RNN_TANH, &RNN_RELU], size, rng),
 );
 
@@ -137,9 +148,32 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, [1, hidden, hidden], false);
+    let block = args.constant("UNITS")? as usize;
+    let weight = unpacked(call.weight, &Blocks::forward([1, hidden, hidden], block));
     let mut steps = rows.steps()?.into_iter();
     steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
+    let hidden = rows.p.hidden as usize;
+    let blocks = Blocks::forward([1, hidden, hidden], args.constant("UNITS")? as usize);
+    let call = Forward::new(args, &rows.p)?;
+    let packing = Packing::forward(1, hidden, hidden);
+    let shared = ForwardArgs {
+        steps: rows.all(&steps),
+        save: call.save,
+        act: call.act,
+        weight: &fitting(&packing, call.weight, &blocks),
+        bias_hh: call.bias_hh,
+        gates: call.gates,
+        h: call.h,
+        y: call.y,
+    };
+    fast::forward(shared);
+    Ok(())
 }
 
 /// What a backward kernel binds.
@@ -207,7 +241,29 @@ fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, [1, hidden, hidden], true);
+    let block = args.constant("UNITS")? as usize;
+    let weight = unpacked(call.weight, &Blocks::backward([1, hidden, hidden], block));
     let mut steps = rows.steps()?.into_iter().rev();
     steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_backward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
+    let hidden = rows.p.hidden as usize;
+    let blocks = Blocks::backward([1, hidden, hidden], args.constant("UNITS")? as usize);
+    let call = Backward::new(args, &rows.p)?;
+    let packing = Packing::backward(1, hidden, hidden);
+    let shared = BackwardArgs {
+        steps: rows.all(&steps),
+        act: call.act,
+        weight: &fitting(&packing, call.weight, &blocks),
+        saved_gates: call.saved_gates,
+        dy: call.dy,
+        dgates: call.dgates,
+        dstate: call.dstate,
+    };
+    fast::backward(shared);
+    Ok(())
 }

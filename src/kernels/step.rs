@@ -8,10 +8,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::gemm::{Strided, StridedMut, product};
+use super::pack::Blocks as PackedBlocks;
+use super::simd::run::Steps;
 use crate::cell::Blocks;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Kernel, Sample, Twin};
-use crate::plan::sequence::UNITS;
 use crate::real::Real;
 use crate::rng::Rng;
 
@@ -306,12 +307,13 @@ impl<'a> Rows<'a> {
         }
     }
 
-    pub(crate) fn mask(&self) -> &'a [u32] {
-        self.mask
-    }
-
-    pub(crate) fn masked(&self) -> bool {
-        self.masked
+    /// These steps as the fast twins take them.
+    pub(crate) fn all<'b>(&'b self, steps: &'b [StepParams]) -> Steps<'b> {
+        Steps {
+            steps,
+            mask: self.mask,
+            masked: self.masked,
+        }
     }
 
     /// True if the rows are streams and `gates` holds their inputs.
@@ -597,22 +599,26 @@ impl<R: Real> Forward<'_, R> {
     }
 }
 
-/// W_hh as the kernels of single steps have it, from what [`pack`](super::pack) made of it:
-/// forward `[K, G, units]`, back `[G, K, units]`.
-pub(crate) fn unpacked<R: Real>(
-    packed: &[R],
-    [gates, size, units]: [usize; 3],
-    back: bool,
-) -> Vec<R> {
+/// W_hh as the kernels of single steps have it, `[K, G, units]`, from the blocks that
+/// [`pack`](super::pack) made of it.
+pub(crate) fn unpacked<R: Real>(packed: &[R], blocks: &PackedBlocks) -> Vec<R> {
+    let PackedBlocks {
+        gates,
+        units,
+        size,
+        block,
+        ..
+    } = *blocks;
     let mut out = vec![R::ZERO; gates * size * units];
-    for (at, lanes) in packed.chunks_exact(UNITS).enumerate() {
-        let (g, k, first) = (at % gates, at / gates % size, at / (gates * size) * UNITS);
-        let row = if back { g * size + k } else { k * gates + g };
-        let count = UNITS.min(units.saturating_sub(first));
-        let to = row * units + first;
-        if count > 0 {
-            out[to..to + count].copy_from_slice(&lanes[..count]);
-        }
+    for (at, lanes) in packed
+        .chunks_exact(block)
+        .take(blocks.len() / block)
+        .enumerate()
+    {
+        let (g, k, first) = (at % gates, at / gates % size, at / (gates * size) * block);
+        let count = block.min(units.saturating_sub(first));
+        let to = (k * gates + g) * units + first;
+        out[to..to + count].copy_from_slice(&lanes[..count]);
     }
     out
 }

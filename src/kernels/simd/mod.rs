@@ -5,11 +5,6 @@
 //! cell's file makes gates and states of the products; [`run`] puts them together, [`split`] and
 //! [`team`] divide the work among threads, [`apart`] and [`shared`] see that they do not meet.
 
-#![allow(
-    dead_code,
-    reason = "the kernels of whole sequences are still to call it"
-)]
-
 pub(crate) mod apart;
 pub(crate) mod backward;
 pub(crate) mod forward;

@@ -11,7 +11,11 @@
 //! units. With one gate, and in the backward pass, where the gates are the sum, a block is up to
 //! four times as wide: as many units as make all blocks equally wide.
 
+use std::borrow::Cow;
 use std::ops::Range;
+
+use crate::kernels::pack::Blocks;
+use crate::kernels::step::unpacked;
 
 /// Neighbouring lanes of a gate: the widest vector of `f32`.
 pub(crate) const LANES: usize = 16;
@@ -102,6 +106,7 @@ fn block(gates: usize, units: usize) -> usize {
     panels.div_ceil(panels.div_ceil(PANELS)) * LANES
 }
 
+#[cfg(test)]
 /// Packs W_hh `[G·H, P]` for the forward pass: `packed` as [`Packing::forward`] says.
 pub(crate) fn pack_forward<R: Copy + Default>(packing: &Packing, weight_hh: &[R], to: &mut [R]) {
     let Packing { units, depth, .. } = *packing;
@@ -110,9 +115,24 @@ pub(crate) fn pack_forward<R: Copy + Default>(packing: &Packing, weight_hh: &[R]
     });
 }
 
+#[cfg(test)]
 /// Packs W_hh `[G·H, P]` for the backward pass: `packed` as [`Packing::backward`] says.
 pub(crate) fn pack_backward<R: Copy + Default>(packing: &Packing, weight_hh: &[R], to: &mut [R]) {
     packing.fill(to, |_, unit, k| weight_hh[k * packing.units + unit]);
+}
+
+/// Packed weights as the products here want them: as they are, unless a plan for another device has
+/// packed them.
+pub(crate) fn fitting<'a>(packing: &Packing, weight: &'a [f32], blocks: &Blocks) -> Cow<'a, [f32]> {
+    if blocks.block == packing.block {
+        return Cow::Borrowed(weight);
+    }
+    let plain = unpacked(weight, blocks);
+    let mut to = vec![0.0; packing.len()];
+    packing.fill(&mut to, |gate, unit, k| {
+        plain[(k * packing.gates + gate) * packing.units + unit]
+    });
+    Cow::Owned(to)
 }
 
 #[cfg(test)]

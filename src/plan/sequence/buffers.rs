@@ -4,7 +4,8 @@ use super::run::Run;
 use super::spec::{LayerSpec, Level};
 use super::strategy::{Strategy, UNITS, choose};
 use crate::kernels::pack::Blocks;
-use crate::plan::{BufferId, Builder, Role};
+use crate::kernels::simd::pack::Packing;
+use crate::plan::{BufferId, Builder, DeviceKind, Role, Target};
 
 /// The buffers of one level's weights, in PyTorch's layout and gate order.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +46,7 @@ pub struct Weights {
 pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     let (strategy, why) = choose(spec, b.target());
     b.chose("steps of the layer", strategy.name(), &why);
+    let packed = (strategy == Strategy::Sequence).then(|| blocks_forward(spec, b.target()));
     let mut named: Vec<(String, BufferId)> = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
         let id = b.float(&name, shape, Role::Weight);
@@ -52,7 +54,6 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
         id
     };
     let (width, hidden, output) = (spec.width(), spec.hidden_size, spec.output_size());
-    let packed = (strategy == Strategy::Sequence).then(|| Blocks::forward(sizes(spec), UNITS));
     let shape = packed.map_or(vec![output, width], |blocks| vec![blocks.len()]);
     let mut trained = Vec::new();
     let mut levels = Vec::new();
@@ -88,9 +89,24 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     }
 }
 
-/// How W_hh is packed for a kernel that runs all steps back.
-pub(super) fn blocks_back(spec: &LayerSpec) -> Blocks {
-    Blocks::backward(sizes(spec), UNITS)
+/// How W_hh is packed for a kernel that runs all steps.
+pub(super) fn blocks_forward(spec: &LayerSpec, target: &Target) -> Blocks {
+    let [gates, hidden, output] = sizes(spec);
+    let block = match target.kind {
+        DeviceKind::Cpu => Packing::forward(gates, hidden, output).block,
+        _ => UNITS,
+    };
+    Blocks::forward(sizes(spec), block)
+}
+
+/// How it is packed for one that runs them back.
+pub(super) fn blocks_back(spec: &LayerSpec, target: &Target) -> Blocks {
+    let [gates, hidden, output] = sizes(spec);
+    let block = match target.kind {
+        DeviceKind::Cpu => Packing::backward(gates, hidden, output).block,
+        _ => UNITS,
+    };
+    Blocks::backward(sizes(spec), block)
 }
 
 fn sizes(spec: &LayerSpec) -> [usize; 3] {

@@ -204,7 +204,7 @@ impl Pass<'_> {
         if self.run.strategy() != Strategy::Sequence {
             return Ok(None);
         }
-        let blocks = blocks_back(self.run.spec());
+        let blocks = blocks_back(self.run.spec(), b.target());
         let name = format!("weight_back_{}", self.level.suffix());
         let packed = b.float(&name, &[blocks.len()], Role::Scratch);
         blocks.push(b, self.weights.levels[self.number()].weight_hh, packed)?;

@@ -33,7 +33,6 @@ pub use forward::{Ends, forward};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
 pub use spec::{LayerSpec, Level};
-pub(crate) use strategy::UNITS;
 pub use strategy::{Strategy, choose};
 pub(crate) use streams::sample as sample_stream;
 pub use streams::{StreamStates, streams};

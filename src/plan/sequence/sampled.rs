@@ -77,7 +77,7 @@ impl<'a> Sampled<'a> {
         // It shares the table of the forward pass.
         at.push_table(b, dy, false)?;
         let work = work(b, self.run, &self.level);
-        let packed = blocks_back(self.run.spec());
+        let packed = blocks_back(self.run.spec(), b.target());
         let weight = b.float("weight_back", &[packed.len()], Role::Scratch);
         at.sequence_backward(b, dy, &work, weight)
     }

@@ -1,7 +1,7 @@
 //! One step of a level: its cell's kernels with their buffers found by name and their rows found by
 //! the run.
 
-use super::buffers::{LevelStates, LevelWeights};
+use super::buffers::{LevelStates, LevelWeights, blocks_back, blocks_forward};
 use super::call::{Mode, Order};
 use super::run::{Place, Run, Segment};
 use super::spec::{LayerSpec, Level};
@@ -163,12 +163,17 @@ impl At<'_> {
                 needs,
             });
         };
+        let blocks = match which {
+            FORTH => blocks_forward(spec, run.target()),
+            _ => blocks_back(spec, run.target()),
+        };
         let team = team(spec, run.target(), run.batch());
         let constants = [
             self.constants(pass, save),
             vec![
                 ("THREADS", team.threads as u32),
                 ("TILE", team.tile as u32),
+                ("UNITS", blocks.block as u32),
                 ("HIDDEN", spec.hidden_size as u32),
                 ("KEPT_ROWS", team.rows as u32),
                 (
