@@ -1,38 +1,86 @@
-//! Every kernel on the CPU backend and on each adapter, checked against its f64 twin before it is timed.
+//! Every kernel on the CPU backend and on each adapter. Each is checked with its f64 twin before it is
+//! timed, and what it is timed with is compared as well.
 //!
 //!     cargo bench --bench kernels -- 'lstm'
 
 mod common;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use wgrnn::check::{Status, kernels};
-use wgrnn::kernel::{Data, Element};
+use wgrnn::check::{Status, compare, kernels, tolerance};
+use wgrnn::kernel::{Access, Data, Element, Kernel};
 use wgrnn::rng::Rng;
-use wgrnn::{Program, kernels::ALL};
+use wgrnn::{Context, Program, Result, Tensor, kernels::ALL};
 
 /// m, n, k of a product; batch and hidden size of a step.
 const SIZE: [usize; 3] = [64, 256, 128];
+
+/// The kernel's sample on a device; the same numbers on every device.
+fn ready(context: &Context, kernel: &'static Kernel) -> Result<Program> {
+    let sample = (kernel.sample)(SIZE, &mut Rng::new(1))?;
+    let program = Program::new(context, sample.plan, &[])?;
+    for (id, data) in &sample.data {
+        let tensor = program.tensor(*id);
+        match (data, tensor.element()) {
+            (Data::Float(v), Element::Float) => tensor.write(v)?,
+            (Data::Uint(v), Element::Uint) => tensor.write_uint(v)?,
+            (Data::Float(_), Element::Uint) | (Data::Uint(_), Element::Float) => {
+                panic!("{}: the sample has other data than its buffer", kernel.name)
+            }
+        }
+    }
+    Ok(program)
+}
+
+fn section(program: &Program) -> &'static str {
+    program.plan().sections()[0].name
+}
+
+/// Runs both once and compares every buffer that the kernel writes.
+fn agree(program: &Program, oracle: &Program) -> Result<()> {
+    let plan = program.plan();
+    let name = section(program);
+    program.run(name)?;
+    oracle.run(name)?;
+    let length = plan.cost(plan.section(name)?).length;
+    let limit = tolerance::kernel(program.context().dtype(), length);
+    let mut compared = 0;
+    for step in plan.steps() {
+        for (&id, binding) in step.bindings.iter().zip(step.kernel.bindings) {
+            if binding.access != Access::Read {
+                let error =
+                    compare(&values(program.tensor(id))?, &values(oracle.tensor(id))?).error;
+                let buffer = &plan.buffer(id).name;
+                let kernel = step.kernel.name;
+                assert!(error <= limit, "{kernel} {buffer}: {error:e} > {limit:e}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 0, "{} writes nothing", plan.name());
+    Ok(())
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    match tensor.element() {
+        Element::Float => tensor.read_f64(),
+        Element::Uint => Ok(tensor.read_uint()?.into_iter().map(f64::from).collect()),
+    }
+}
 
 fn bench(c: &mut Criterion) {
     for context in common::contexts() {
         let mut group = c.benchmark_group(context.name());
         group.sample_size(20);
         for kernel in ALL {
-            for outcome in kernels::check(&context, kernel, SIZE).expect(kernel.name) {
+            let outcomes = kernels::check(&context, kernel, SIZE).expect(kernel.name);
+            assert!(!outcomes.is_empty(), "{} was not checked", kernel.name);
+            for outcome in outcomes {
                 assert_eq!(outcome.status, Status::Pass, "{outcome:?}");
             }
-            let sample = (kernel.sample)(SIZE, &mut Rng::new(1)).expect(kernel.name);
-            let program = Program::new(&context, sample.plan, &[]).expect(kernel.name);
-            for (id, data) in &sample.data {
-                let tensor = program.tensor(*id);
-                match (data, tensor.element()) {
-                    (Data::Float(v), Element::Float) => tensor.write(v),
-                    (Data::Uint(v), Element::Uint) => tensor.write_uint(v),
-                    _ => continue,
-                }
-                .expect(kernel.name);
-            }
-            let section = program.plan().sections()[0].name;
+            let program = ready(&context, kernel).expect(kernel.name);
+            let oracle = ready(&Context::cpu_f64(), kernel).expect(kernel.name);
+            agree(&program, &oracle).expect(kernel.name);
+            let section = section(&program);
             group.bench_function(kernel.name, |b| {
                 b.iter(|| {
                     program.run(section).expect(kernel.name);

@@ -5,7 +5,7 @@
 //
 // Reads the previous h of its sequences and the weights of its unit; writes h', y and, with
 // SAVE, what the backward pass needs of r, z, n and q.
-#import step
+#import sequence
 #import gates
 
 // [rows, S, H], on entry W_ih x + b_ih in three blocks; or with STREAM x [streams, I]
@@ -49,6 +49,7 @@ fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -90,6 +91,96 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     store_forward(first + 3u, j, vec3f(xr.w, xz.w, xn.w), vec3f(r.w, z.w, n.w));
 }
 
+// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
+fn four_weight_hh_t(row: u32, nth: u32) -> vec4f {
+    var w = vec4f();
+    if row < 3u * PADDED {
+        let at = weights_of(row, 3u);
+        for (var i = 0u; i < 4u; i++) {
+            let k = 4u * nth + i;
+            if k < HIDDEN {
+                w[i] = weight_hh_t[at + k * 3u * UNITS];
+            }
+        }
+    }
+    return w;
+}
+
+// The sums of a step with weights that are not kept.
+fn sums_forward(local: u32) {
+    for (var r = local; r < 3u * PADDED; r += THREADS) {
+        let weights = weights_of(r, 3u);
+        for (var n = 0u; n < TILE; n++) {
+            var sum = 0.0;
+            for (var k = 0u; k < HIDDEN; k++) {
+                sum += memory[n * TERMS_ROW + k] * weight_hh_t[weights + k * 3u * UNITS];
+            }
+            memory[TILE * TERMS_ROW + n * 3u * PADDED + r] = sum;
+        }
+    }
+}
+
+// All steps; see `sequence`.
+@compute @workgroup_size(THREADS)
+fn sequence_forward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let first = group.x * TILE;
+    #unroll q 0..KEPT_ROWS
+    let row{q} = local + {q}u * THREADS;
+    #unroll k 0..KEPT_TERMS
+    let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
+    #end
+    #end
+    var held = 0u;
+    for (var nth = 0u; nth < params.steps; nth++) {
+        enter(nth);
+        let rows = rows_of(first, step.count);
+        // Sequences that begin here.
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            if n >= held {
+                memory[n * TERMS_ROW + j] = h[h_before(first + n) + j];
+            }
+        }
+        held = rows;
+        workgroupBarrier();
+        if KEPT_TERMS == 0u {
+            sums_forward(local);
+        }
+        #unroll q 0..KEPT_ROWS
+        #unroll n 0..TILE
+        var a{q}_{n} = vec4f();
+        #end
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
+        a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
+        #end
+        #end
+        if row{q} < 3u * PADDED {
+            #unroll n 0..TILE
+            memory[TILE * 1u * TERMS_ROW + {n}u * 3u * PADDED + row{q}] = sum_up(a{q}_{n});
+            #end
+        }
+        #end
+        workgroupBarrier();
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            let sums = TILE * TERMS_ROW + n * 3u * PADDED;
+            store_forward(first + n, j, vec3f(), vec3f(
+                memory[sums + sum_of(0u, 3u, j)],
+                memory[sums + sum_of(1u, 3u, j)],
+                memory[sums + sum_of(2u, 3u, j)],
+            ));
+            memory[n * TERMS_ROW + j] = handed;
+        }
+    }
+}
+
 // One step of back-propagation through time:
 //   dh = dstate + dy[t] + (dr, dz, dq)[t + 1] W_hh
 //   dz = dh (h - n) s'      dn = dh (1 - z) a'
@@ -109,6 +200,9 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
 // [N, H]
 @group(0) @binding(7) var<storage, read_write> dstate: array<f32>;
 
+// The gradients of r, z and q that `store_backward` found last.
+var<private> handed_back: vec3f;
+
 fn store_backward(row: u32, j: u32, product: f32) {
     if row >= step.count {
         return;
@@ -121,6 +215,7 @@ fn store_backward(row: u32, j: u32, product: f32) {
         for (var slot = 0u; slot < 4u; slot++) {
             dgates[to + slot * hidden] = 0.0;
         }
+        handed_back = vec3f();
         dstate[unit] = dh;
         return;
     }
@@ -133,16 +228,19 @@ fn store_backward(row: u32, j: u32, product: f32) {
     let z = gate_value(ACTIVATION_0, p0(), kept_z);
     let n = gate_value(ACTIVATION_1, p1(), kept_n);
     let dn = dh * (1.0 - z) * gate_slope(ACTIVATION_1, p1(), kept_n, n);
-    dgates[to] = dn * q * gate_slope(ACTIVATION_0, p0(), kept_r, r);
-    dgates[to + hidden] = dh * (saved_h[h_before(row) + j] - n)
-        * gate_slope(ACTIVATION_0, p0(), kept_z, z);
+    let dr = dn * q * gate_slope(ACTIVATION_0, p0(), kept_r, r);
+    let dz = dh * (saved_h[h_before(row) + j] - n) * gate_slope(ACTIVATION_0, p0(), kept_z, z);
+    dgates[to] = dr;
+    dgates[to + hidden] = dz;
     dgates[to + 2u * hidden] = dn;
     dgates[to + 3u * hidden] = dn * r;
+    handed_back = vec3f(dr, dz, dn * r);
     dstate[unit] = dh * z;
 }
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -164,4 +262,99 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(first + 1u, j, dh.y);
     store_backward(first + 2u, j, dh.z);
     store_backward(first + 3u, j, dh.w);
+}
+
+// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
+fn four_weight_hh(row: u32, nth: u32) -> vec4f {
+    var w = vec4f();
+    if row < 3u * PADDED {
+        let at = weights_of(row, 3u);
+        for (var i = 0u; i < 4u; i++) {
+            let k = 4u * nth + i;
+            if k < HIDDEN {
+                w[i] = weight_hh[at + k * 3u * UNITS];
+            }
+        }
+    }
+    return w;
+}
+
+// The sums of a step back with weights that are not kept.
+fn sums_backward(local: u32) {
+    for (var r = local; r < 3u * PADDED; r += THREADS) {
+        let weights = weights_of(r, 3u);
+        let gate = r % (3u * UNITS) / UNITS;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = (n * 3u + gate) * TERMS_ROW;
+            var sum = 0.0;
+            for (var k = 0u; k < HIDDEN; k++) {
+                sum += memory[terms + k] * weight_hh[weights + k * 3u * UNITS];
+            }
+            memory[TILE * 3u * TERMS_ROW + n * 3u * PADDED + r] = sum;
+        }
+    }
+}
+
+// All steps back.
+@compute @workgroup_size(THREADS)
+fn sequence_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let first = group.x * TILE;
+    #unroll q 0..KEPT_ROWS
+    let row{q} = local + {q}u * THREADS;
+    #unroll k 0..KEPT_TERMS
+    let w{q}_{k} = four_weight_hh(row{q}, {k}u);
+    #end
+    #end
+    // The gradients of the step after the last one, where there is one.
+    enter(params.steps - 1u);
+    let after = rows_of(first, step.next_count);
+    for (var i = local; i < after * 3u * HIDDEN; i += THREADS) {
+        let n = i / (3u * HIDDEN);
+        let gate = i / HIDDEN % 3u;
+        let source = step.dgates_next + (first + n) * step.dgates_row + select(gate, 3u, gate == 2u) * HIDDEN;
+        memory[(n * 3u + gate) * TERMS_ROW + i % HIDDEN] = dgates[source + i % HIDDEN];
+    }
+    for (var nth = params.steps; nth > 0u; nth--) {
+        enter(nth - 1u);
+        let rows = rows_of(first, step.count);
+        workgroupBarrier();
+        if KEPT_TERMS == 0u {
+            sums_backward(local);
+        }
+        #unroll q 0..KEPT_ROWS
+        let gate{q} = row{q} % (3u * UNITS) / UNITS;
+        #unroll n 0..TILE
+        var a{q}_{n} = vec4f();
+        #end
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
+        a{q}_{n} += w{q}_{k} * terms_at(({n}u * 3u + gate{q}) * TERMS_ROW + 4u * {k}u);
+        #end
+        #end
+        if row{q} < 3u * PADDED {
+            #unroll n 0..TILE
+            memory[TILE * 3u * TERMS_ROW + {n}u * 3u * PADDED + row{q}] = sum_up(a{q}_{n});
+            #end
+        }
+        #end
+        workgroupBarrier();
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            let sums = TILE * 3u * TERMS_ROW + n * 3u * PADDED;
+            var product = 0.0;
+            if first + n < step.next_count {
+                product = memory[sums + sum_of(0u, 3u, j)] + memory[sums + sum_of(1u, 3u, j)] + memory[sums + sum_of(2u, 3u, j)];
+            }
+            store_backward(first + n, j, product);
+            let terms = n * 3u * TERMS_ROW + j;
+            memory[terms + 0u * TERMS_ROW] = handed_back.x;
+            memory[terms + 1u * TERMS_ROW] = handed_back.y;
+            memory[terms + 2u * TERMS_ROW] = handed_back.z;
+        }
+    }
 }

@@ -51,6 +51,7 @@ fn store_reset(row: u32, j: u32, streamed: vec2f, product: vec2f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn reset_gate(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -118,6 +119,7 @@ fn store_update(row: u32, j: u32, streamed: f32, product: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn update(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -188,6 +190,7 @@ fn store_back_update(row: u32, j: u32, product: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn back_update(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -230,6 +233,7 @@ fn store_back_reset(row: u32, j: u32, dinner: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn back_reset(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;

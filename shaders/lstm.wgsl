@@ -7,7 +7,7 @@
 //
 // Reads the previous h of its sequences and the weights of its unit; writes h' and y (or
 // `inner`), c' and, with SAVE, what the backward pass needs of the gates.
-#import step
+#import sequence
 #import gates
 
 // 1: there are peepholes.
@@ -116,6 +116,7 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let n = id.y * ROWS;
@@ -162,6 +163,97 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     store_forward(n + 3u, j, vec4f(xi.w, xf.w, xg.w, xo.w), vec4f(i.w, f.w, g.w, o.w));
 }
 
+// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
+fn four_weight_hh_t(row: u32, nth: u32) -> vec4f {
+    var w = vec4f();
+    if row < 4u * PADDED {
+        let at = weights_of(row, 4u);
+        for (var i = 0u; i < 4u; i++) {
+            let k = 4u * nth + i;
+            if k < HIDDEN {
+                w[i] = weight_hh_t[at + k * 4u * UNITS];
+            }
+        }
+    }
+    return w;
+}
+
+// The sums of a step with weights that are not kept.
+fn sums_forward(local: u32) {
+    for (var r = local; r < 4u * PADDED; r += THREADS) {
+        let weights = weights_of(r, 4u);
+        for (var n = 0u; n < TILE; n++) {
+            var sum = 0.0;
+            for (var k = 0u; k < HIDDEN; k++) {
+                sum += memory[n * TERMS_ROW + k] * weight_hh_t[weights + k * 4u * UNITS];
+            }
+            memory[TILE * TERMS_ROW + n * 4u * PADDED + r] = sum;
+        }
+    }
+}
+
+// All steps; see `sequence`.
+@compute @workgroup_size(THREADS)
+fn sequence_forward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let first = group.x * TILE;
+    #unroll q 0..KEPT_ROWS
+    let row{q} = local + {q}u * THREADS;
+    #unroll k 0..KEPT_TERMS
+    let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
+    #end
+    #end
+    var held = 0u;
+    for (var nth = 0u; nth < params.steps; nth++) {
+        enter(nth);
+        let rows = rows_of(first, step.count);
+        // Sequences that begin here.
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            if n >= held {
+                memory[n * TERMS_ROW + j] = h[h_before(first + n) + j];
+            }
+        }
+        held = rows;
+        workgroupBarrier();
+        if KEPT_TERMS == 0u {
+            sums_forward(local);
+        }
+        #unroll q 0..KEPT_ROWS
+        #unroll n 0..TILE
+        var a{q}_{n} = vec4f();
+        #end
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
+        a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
+        #end
+        #end
+        if row{q} < 4u * PADDED {
+            #unroll n 0..TILE
+            memory[TILE * 1u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
+            #end
+        }
+        #end
+        workgroupBarrier();
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            let sums = TILE * TERMS_ROW + n * 4u * PADDED;
+            store_forward(first + n, j, vec4f(), vec4f(
+                memory[sums + sum_of(0u, 4u, j)],
+                memory[sums + sum_of(1u, 4u, j)],
+                memory[sums + sum_of(2u, 4u, j)],
+                memory[sums + sum_of(3u, 4u, j)],
+            ));
+            memory[n * TERMS_ROW + j] = handed;
+        }
+    }
+}
+
 // One step of back-propagation through time:
 //   dh = dstate.h + dy[t] + dgates[t + 1] W_hh; with PROJECTED dy[t] W_hr, where dy is the
 //        gradient of the projected h'
@@ -190,6 +282,9 @@ fn peephole_weight(gate: u32, j: u32) -> f32 {
     return 0.0;
 }
 
+// The gradients of the gates that `store_backward` found last.
+var<private> handed_back: vec4f;
+
 fn store_backward(n: u32, j: u32, product: f32) {
     if n >= step.count {
         return;
@@ -206,6 +301,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
         for (var gate = 0u; gate < 4u; gate++) {
             dgates[to + gate * hidden] = 0.0;
         }
+        handed_back = vec4f();
         if PROJECTED == 0u {
             dstate[n * step.output + j] = dh;
         }
@@ -242,10 +338,12 @@ fn store_backward(n: u32, j: u32, product: f32) {
         d_f = dc * c_old * gate_slope(ACTIVATION_0, p0(), kept_f, f);
     }
     d_i *= gate_slope(ACTIVATION_0, p0(), kept_i, i);
+    let d_g = dc * i * gate_slope(ACTIVATION_1, p1(), kept_g, g);
     dgates[to] = d_i;
     dgates[to + hidden] = d_f;
-    dgates[to + 2u * hidden] = dc * i * gate_slope(ACTIVATION_1, p1(), kept_g, g);
+    dgates[to + 2u * hidden] = d_g;
     dgates[to + 3u * hidden] = d_o;
+    handed_back = vec4f(d_i, d_f, d_g, d_o);
     if PROJECTED == 0u {
         dstate[n * step.output + j] = 0.0;
     }
@@ -255,6 +353,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let n = id.y * ROWS;
@@ -280,4 +379,100 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(n + 1u, j, dh.y);
     store_backward(n + 2u, j, dh.z);
     store_backward(n + 3u, j, dh.w);
+}
+
+// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
+fn four_weight_hh(row: u32, nth: u32) -> vec4f {
+    var w = vec4f();
+    if row < 4u * PADDED {
+        let at = weights_of(row, 4u);
+        for (var i = 0u; i < 4u; i++) {
+            let k = 4u * nth + i;
+            if k < HIDDEN {
+                w[i] = weight_hh[at + k * 4u * UNITS];
+            }
+        }
+    }
+    return w;
+}
+
+// The sums of a step back with weights that are not kept.
+fn sums_backward(local: u32) {
+    for (var r = local; r < 4u * PADDED; r += THREADS) {
+        let weights = weights_of(r, 4u);
+        let gate = r % (4u * UNITS) / UNITS;
+        for (var n = 0u; n < TILE; n++) {
+            let terms = (n * 4u + gate) * TERMS_ROW;
+            var sum = 0.0;
+            for (var k = 0u; k < HIDDEN; k++) {
+                sum += memory[terms + k] * weight_hh[weights + k * 4u * UNITS];
+            }
+            memory[TILE * 4u * TERMS_ROW + n * 4u * PADDED + r] = sum;
+        }
+    }
+}
+
+// All steps back.
+@compute @workgroup_size(THREADS)
+fn sequence_backward(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let first = group.x * TILE;
+    #unroll q 0..KEPT_ROWS
+    let row{q} = local + {q}u * THREADS;
+    #unroll k 0..KEPT_TERMS
+    let w{q}_{k} = four_weight_hh(row{q}, {k}u);
+    #end
+    #end
+    // The gradients of the step after the last one, where there is one.
+    enter(params.steps - 1u);
+    let after = rows_of(first, step.next_count);
+    for (var i = local; i < after * 4u * HIDDEN; i += THREADS) {
+        let n = i / (4u * HIDDEN);
+        let gate = i / HIDDEN % 4u;
+        let source = step.dgates_next + (first + n) * step.dgates_row + gate * HIDDEN;
+        memory[(n * 4u + gate) * TERMS_ROW + i % HIDDEN] = dgates[source + i % HIDDEN];
+    }
+    for (var nth = params.steps; nth > 0u; nth--) {
+        enter(nth - 1u);
+        let rows = rows_of(first, step.count);
+        workgroupBarrier();
+        if KEPT_TERMS == 0u {
+            sums_backward(local);
+        }
+        #unroll q 0..KEPT_ROWS
+        let gate{q} = row{q} % (4u * UNITS) / UNITS;
+        #unroll n 0..TILE
+        var a{q}_{n} = vec4f();
+        #end
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
+        a{q}_{n} += w{q}_{k} * terms_at(({n}u * 4u + gate{q}) * TERMS_ROW + 4u * {k}u);
+        #end
+        #end
+        if row{q} < 4u * PADDED {
+            #unroll n 0..TILE
+            memory[TILE * 4u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
+            #end
+        }
+        #end
+        workgroupBarrier();
+        for (var i = local; i < rows * HIDDEN; i += THREADS) {
+            let n = i / HIDDEN;
+            let j = i % HIDDEN;
+            let sums = TILE * 4u * TERMS_ROW + n * 4u * PADDED;
+            var product = 0.0;
+            if first + n < step.next_count {
+                product = memory[sums + sum_of(0u, 4u, j)] + memory[sums + sum_of(1u, 4u, j)] + memory[sums + sum_of(2u, 4u, j)] + memory[sums + sum_of(3u, 4u, j)];
+            }
+            store_backward(first + n, j, product);
+            let terms = n * 4u * TERMS_ROW + j;
+            memory[terms + 0u * TERMS_ROW] = handed_back.x;
+            memory[terms + 1u * TERMS_ROW] = handed_back.y;
+            memory[terms + 2u * TERMS_ROW] = handed_back.z;
+            memory[terms + 3u * TERMS_ROW] = handed_back.w;
+        }
+    }
 }

@@ -1,5 +1,5 @@
 // Which steps of which sequences count:
-//   mask[row(t, n)] = 1 where t >= lengths[n], plus 2 where resets[row(t, n)] is not 0
+//   mask[start + row(t, n)] = 1 where t >= lengths[n], plus 2 where resets[row(t, n)] is not 0
 // row(t, n) = t * row_t + n * row_n. One invocation per row.
 #import flat
 
@@ -13,6 +13,7 @@ struct Params {
     batch: u32,
     row_t: u32,
     row_n: u32,
+    start: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,5 +41,5 @@ fn make(
     if RESETS != 0u {
         bits |= select(0u, 2u, resets[row] != 0u);
     }
-    mask[row] = bits;
+    mask[params.start + row] = bits;
 }

@@ -24,6 +24,7 @@ fn store_forward(n: u32, j: u32, value: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let j = id.x;
     let n = id.y * ROWS;
     if j >= step.output || n >= row_count() {
@@ -67,6 +68,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let j = id.x;
     let n = id.y * ROWS;
     if j >= step.output {

@@ -57,6 +57,8 @@ pub struct Cell {
     pub forward: &'static [Pass],
     /// The kernels of a step back, in their order.
     pub backward: &'static [Pass],
+    /// The kernels that run all steps of a level, forward and back, if there are such.
+    pub sequence: Option<[Pass; 2]>,
     /// Its own activations; a layer may choose others in their places. Empty if the kernels do not
     /// import `gates`.
     pub activations: &'static [Activation],
@@ -282,6 +284,13 @@ const fn lstm_pass(kernel: &'static Kernel, constants: &'static [Constant]) -> P
     }
 }
 
+const fn lstm_sequence(constants: &'static [Constant]) -> [Pass; 2] {
+    [
+        lstm_pass(&lstm::SEQUENCE_FORWARD, constants),
+        lstm_pass(&lstm::SEQUENCE_BACKWARD, constants),
+    ]
+}
+
 const fn project_pass(kernel: &'static Kernel) -> Pass {
     Pass {
         units: Units::Output,
@@ -327,6 +336,11 @@ const fn lstm_cell(
         projected,
         forward,
         backward,
+        sequence: match (projected, peephole) {
+            (true, _) => None,
+            (false, true) => Some(lstm_sequence(PEEPHOLE)),
+            (false, false) => Some(lstm_sequence(PLAIN)),
+        },
         activations: LSTM_ACTIVATIONS,
         options: &[CellOption::Clip, CellOption::CellClip, CellOption::Coupled],
         input_gradient: FOUR_GATES,
@@ -376,6 +390,7 @@ const fn gru_cell(
     name: &'static str,
     forward: &'static [Pass],
     backward: &'static [Pass],
+    sequence: Option<[Pass; 2]>,
     gradient_slots: usize,
     recurrent_gradient: &'static [Recurrent],
 ) -> Cell {
@@ -388,6 +403,7 @@ const fn gru_cell(
         projected: false,
         forward,
         backward,
+        sequence,
         activations: &[Activation::SIGMOID, Activation::TANH],
         options: &[CellOption::Clip],
         input_gradient: THREE_GATES,
@@ -402,6 +418,10 @@ pub static GRU: Cell = gru_cell(
     "gru",
     &[Pass::new(&gru::FORWARD)],
     &[Pass::new(&gru::BACKWARD)],
+    Some([
+        Pass::new(&gru::SEQUENCE_FORWARD),
+        Pass::new(&gru::SEQUENCE_BACKWARD),
+    ]),
     4,
     &[
         Blocks::new(0, 0, 2).of_state(),
@@ -420,6 +440,7 @@ pub static GRU_BEFORE: Cell = gru_cell(
         Pass::new(&gru_before::BACK_UPDATE),
         Pass::new(&gru_before::BACK_RESET),
     ],
+    None,
     3,
     &[
         Blocks::new(0, 0, 2).of_state(),
@@ -446,6 +467,10 @@ const fn rnn_cell(name: &'static str, activations: &'static [Activation]) -> Cel
         projected: false,
         forward: RNN_FORWARD,
         backward: RNN_BACKWARD,
+        sequence: Some([
+            Pass::new(&rnn::SEQUENCE_FORWARD),
+            Pass::new(&rnn::SEQUENCE_BACKWARD),
+        ]),
         activations,
         options: &[CellOption::Clip],
         input_gradient: ONE_GATE,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
-use crate::plan::{DeviceKind, Force, Target};
+use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, Target};
 
 #[cfg(feature = "gpu")]
 pub(crate) use crate::backend::gpu::Gpu;
@@ -14,6 +14,7 @@ pub(crate) use crate::backend::gpu::Gpu;
 pub struct Context {
     device: Arc<Device>,
     force: Force,
+    dispatch_steps: usize,
 }
 
 #[derive(Debug)]
@@ -60,6 +61,7 @@ impl Context {
         Self {
             device: Arc::new(device),
             force: Force::default(),
+            dispatch_steps: DISPATCH_STEPS,
         }
     }
 
@@ -140,6 +142,19 @@ impl Context {
         }
     }
 
+    /// The device and what drives it, as far as its speed goes: what measured results are filed under.
+    pub fn identity(&self) -> String {
+        match self.device() {
+            Device::Cpu(_) => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                let arch = std::env::consts::ARCH;
+                format!("{}, {arch}, {threads} threads", self.name())
+            }
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.identity(),
+        }
+    }
+
     /// The type of the numbers it computes with.
     pub fn dtype(&self) -> Dtype {
         match self.device() {
@@ -166,7 +181,7 @@ impl Context {
                 Ok(())
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.check(kernel),
+            Device::Gpu(gpu) => gpu.check(kernel, &[]),
         }
     }
 
@@ -175,8 +190,18 @@ impl Context {
     #[must_use]
     pub fn forcing(&self, force: Force) -> Self {
         Self {
-            device: self.device.clone(),
             force,
+            ..self.clone()
+        }
+    }
+
+    /// The same device, for which plans are made with at most so many steps of a layer in one dispatch:
+    /// fewer where a host's frames must not wait for long, or a driver has a short time-out.
+    #[must_use]
+    pub fn dispatching(&self, steps: usize) -> Self {
+        Self {
+            dispatch_steps: steps.max(1),
+            ..self.clone()
         }
     }
 
@@ -189,6 +214,7 @@ impl Context {
         };
         Target {
             force: self.force,
+            dispatch_steps: self.dispatch_steps,
             ..target
         }
     }

@@ -1,11 +1,10 @@
 //! What a kernel is: one descriptor with its WGSL, its bindings, its CPU twin and its test inputs.
 //!
-//! The text of a shader is put together by [`compose`]: `#import name` lines are replaced by the
-//! pieces in `shaders/shared/`, and the literals of named constants (`const TILE: u32 = 16u;`) by
-//! the values a step asks for. The file itself stays plain WGSL but for the imports.
+//! The text of a shader is put together by [`compose`](fn@compose): see [`crate::compose`].
 
 use std::fmt;
 
+pub use crate::compose::compose;
 use crate::error::{Error, Result};
 use crate::plan::BufferId;
 use crate::plan::Plan;
@@ -19,7 +18,7 @@ pub const MAX_BINDINGS: usize = 8;
 pub struct Kernel {
     /// `stem.entry`, such as `lstm.forward`: also the pipeline's label and the test's name.
     pub name: &'static str,
-    /// The shader's text, with its imports unresolved.
+    /// The shader's text before [`compose`](fn@compose).
     pub wgsl: &'static str,
     /// The entry point in `wgsl`.
     pub entry: &'static str,
@@ -35,6 +34,23 @@ pub struct Kernel {
     pub twin: Twin,
     /// Makes a one-step plan and its data for tests and benchmarks.
     pub sample: fn(size: [usize; 3], rng: &mut Rng) -> Result<Sample>,
+}
+
+impl Kernel {
+    /// Invocations per workgroup with these constants: `THREADS`, where the kernel has it.
+    pub fn threads(&self, constants: &[Constant]) -> u32 {
+        of(constants, "THREADS").unwrap_or(self.workgroup_size)
+    }
+
+    /// Bytes of workgroup memory with these constants: `WORKGROUP_FLOATS`, where the kernel has it.
+    pub fn shared_bytes(&self, constants: &[Constant]) -> u32 {
+        of(constants, "WORKGROUP_FLOATS").map_or(self.workgroup_memory, |floats| 4 * floats)
+    }
+}
+
+fn of(constants: &[Constant], name: &str) -> Option<u32> {
+    let found = constants.iter().find(|(n, _)| *n == name);
+    found.map(|(_, value)| *value)
 }
 
 /// Its name alone, not its text.
@@ -275,89 +291,4 @@ pub enum Data {
     Float(Vec<f32>),
     /// For [`Element::Uint`].
     Uint(Vec<u32>),
-}
-
-const SHARED: &[(&str, &str)] = &[
-    (
-        "activations",
-        include_str!("../shaders/shared/activations.wgsl"),
-    ),
-    ("flat", include_str!("../shaders/shared/flat.wgsl")),
-    ("gates", include_str!("../shaders/shared/gates.wgsl")),
-    ("philox", include_str!("../shaders/shared/philox.wgsl")),
-    ("step", include_str!("../shaders/shared/step.wgsl")),
-];
-
-/// The complete WGSL of the kernel `name`: its file `wgsl` with `constants` written into it.
-///
-/// # Errors
-/// [`Error::Compose`] if an import is unknown, or a constant does not stand in the text exactly once.
-pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String> {
-    let fail = |reason: String| Error::Compose {
-        kernel: name.to_owned(),
-        reason,
-    };
-    let mut text = String::with_capacity(wgsl.len() * 2);
-    import(wgsl, &mut text, &mut Vec::new())
-        .map_err(|name| fail(format!("it imports '{name}', which does not exist")))?;
-    for (name, value) in constants {
-        let head = format!("const {name}: u32 = ");
-        let mut places = text.match_indices(&head).map(|(at, _)| at);
-        let (Some(at), None) = (places.next(), places.next()) else {
-            return Err(fail(format!(
-                "'{head}' must stand in its text exactly once"
-            )));
-        };
-        let start = at + head.len();
-        let end = text[start..]
-            .find(';')
-            .map(|e| start + e)
-            .ok_or_else(|| fail(format!("'{head}' has no end")))?;
-        text.replace_range(start..end, &format!("{value}u"));
-    }
-    Ok(text)
-}
-
-/// Copies a text with its imports, each once; the error is the name of one that does not exist.
-fn import<'a>(wgsl: &'a str, text: &mut String, done: &mut Vec<&'a str>) -> Result<(), &'a str> {
-    for line in wgsl.lines() {
-        let Some(name) = line.strip_prefix("#import ") else {
-            text.push_str(line);
-            text.push('\n');
-            continue;
-        };
-        let name = name.trim();
-        if done.contains(&name) {
-            continue;
-        }
-        done.push(name);
-        let piece = SHARED.iter().find(|(n, _)| *n == name);
-        let (_, piece) = piece.ok_or(name)?;
-        import(piece, text, done)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_and_imports() {
-        let wgsl = "#import flat\n#import flat\nconst TILE: u32 = 16u;\nconst A: u32 = TILE;\n";
-        let text = compose("k", wgsl, &[("TILE", 8)]).unwrap();
-        assert!(
-            text.contains("const TILE: u32 = 8u;\nconst A: u32 = TILE;"),
-            "{text}"
-        );
-        assert_eq!(text.matches("fn flat_index").count(), 1);
-    }
-
-    #[test]
-    fn refusals() {
-        assert!(compose("k", "#import nothing\n", &[]).is_err());
-        assert!(compose("k", "const TILE: u32 = 1u;", &[("TILES", 8)]).is_err());
-        let twice = "const T: u32 = 1u;\nconst T: u32 = 1u;";
-        assert!(compose("k", twice, &[("T", 8)]).is_err());
-    }
 }

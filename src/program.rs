@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use crate::backend::cpu;
 #[cfg(feature = "gpu")]
-use crate::backend::gpu::Recording;
+use crate::backend::gpu::{self, MAX_PASSES, Recording, Timestamps};
 use crate::context::{Context, Device, Dtype};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
+#[cfg(feature = "gpu")]
+use crate::plan::Portion;
 use crate::plan::{BufferId, Plan, Role};
 use crate::tensor::Tensor;
 
@@ -36,6 +39,10 @@ impl Program {
     pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
         let tensors = allocate(context, &plan, bound)?;
         check_aliases(&plan, &tensors)?;
+        for own in &plan.contents {
+            let part = own.start..own.start + own.words.len();
+            tensors[own.buffer.0].rows(part)?.write_uint(&own.words)?;
+        }
         #[cfg(feature = "gpu")]
         let recording = match context.device() {
             Device::Cpu(_) => None,
@@ -86,16 +93,133 @@ impl Program {
             let op = "Program::record";
             return Err(Error::Unsupported { op, needs });
         };
-        recording.record(encoder, section, steps);
+        recording.record(encoder, section, steps, None);
         Ok(())
     }
 
-    /// Runs a section: on the CPU at once, on a GPU by submitting it (reading a tensor waits).
+    /// Records some steps into the host's encoder, as one compute pass: a part of a section that is too
+    /// long for one submission. [`Plan::parts`] cuts it; the parts must be submitted in their order.
+    ///
+    /// ```no_run
+    /// # use wgrnn::{Context, Lstm, Size, plan::Portion};
+    /// # fn main() -> wgrnn::Result<()> {
+    /// # let context = Context::open("gpu")?;
+    /// let call = Lstm::new(8, 32).build(&context)?.inference(Size { steps: 100_000, batch: 2 })?;
+    /// let (program, (device, queue)) = (call.program(), context.wgpu().unwrap());
+    /// let plan = program.plan();
+    /// for part in plan.parts(plan.section("forward")?, Portion::default()) {
+    ///     let mut encoder = device.create_command_encoder(&Default::default());
+    ///     program.record_steps(&mut encoder, part)?;
+    ///     queue.submit([encoder.finish()]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the plan has not so many steps, or this is a program of the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn record_steps(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        steps: Range<usize>,
+    ) -> Result<()> {
+        const OP: &str = "Program::record_steps";
+        let most = self.plan.steps.len();
+        if steps.start > steps.end || steps.end > most {
+            let expected = format!("within the plan's {most}");
+            return Err(Error::value(OP, "steps", expected, format!("{steps:?}")));
+        }
+        let Some(recording) = &self.recording else {
+            let needs = "recording: the program is on the CPU, where run() is the call".to_owned();
+            return Err(Error::Unsupported { op: OP, needs });
+        };
+        recording.record(encoder, &self.plan.name, steps, None);
+        Ok(())
+    }
+
+    /// Runs a section: on the CPU at once, on a GPU by submitting it (reading a tensor waits), in several
+    /// submissions where one would take long.
     ///
     /// # Errors
     /// If there is no such section, or a kernel's twin refuses its arguments.
     pub fn run(&self, section: &str) -> Result<()> {
         self.run_steps(self.plan.section(section)?)
+    }
+
+    /// Runs sections one after another and waits for them. The result is the time that they took on the
+    /// device, from the beginning of the first to the end of the last: on a GPU by its own timestamps
+    /// around one submission, without the time to submit it and to wait; on the CPU by the clock.
+    ///
+    /// ```
+    /// # use wgrnn::{Context, Lstm, Size};
+    /// # fn main() -> wgrnn::Result<()> {
+    /// let lstm = Lstm::new(8, 32).build(&Context::cpu())?;
+    /// let call = lstm.training(Size { steps: 10, batch: 2 })?;
+    /// println!("{:?}", call.program().run_timed(&["forward", "backward"])?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If there is no such section; [`Error::Unsupported`] on a GPU that was opened without the feature
+    /// `TIMESTAMP_QUERY`, and in a browser; [`Error::Device`] if the device fails.
+    pub fn run_timed(&self, sections: &[&str]) -> Result<Duration> {
+        let all = sections.iter().map(|name| self.plan.section(name));
+        let all: Vec<_> = all.collect::<Result<_>>()?;
+        can_time("Program::run_timed")?;
+        #[cfg(feature = "gpu")]
+        if let (Device::Gpu(gpu), Some(recording)) = (self.context.device(), &self.recording) {
+            if all.is_empty() {
+                return Ok(Duration::ZERO);
+            }
+            let timestamps = Timestamps::new(gpu, all.len())?;
+            let mut encoder = gpu.device.create_command_encoder(&Default::default());
+            for (pass, (steps, label)) in all.into_iter().zip(sections).enumerate() {
+                let writes = Some(timestamps.writes(pass));
+                recording.record(&mut encoder, label, steps, writes);
+            }
+            let passes = timestamps.finish(gpu, encoder)?;
+            return Ok(gpu::total(&passes, gpu.queue.get_timestamp_period()));
+        }
+        let start = Instant::now();
+        all.into_iter()
+            .try_for_each(|steps| self.run_steps(steps))?;
+        Ok(start.elapsed())
+    }
+
+    /// Runs a section and waits for it. The result is the time that each of its steps took, in their
+    /// order. On a GPU every step is a compute pass of its own here, which costs more than a dispatch
+    /// between others: the sum may be well above the time of [`Self::run_timed`].
+    ///
+    /// # Errors
+    /// As [`Self::run_timed`].
+    pub fn profile(&self, section: &str) -> Result<Vec<Duration>> {
+        let steps = self.plan.section(section)?;
+        can_time("Program::profile")?;
+        let mut times = Vec::with_capacity(steps.len());
+        #[cfg(feature = "gpu")]
+        if let (Device::Gpu(gpu), Some(recording)) = (self.context.device(), &self.recording) {
+            for start in steps.clone().step_by(MAX_PASSES) {
+                let some = start..steps.end.min(start + MAX_PASSES);
+                let timestamps = Timestamps::new(gpu, some.len())?;
+                let mut encoder = gpu.device.create_command_encoder(&Default::default());
+                for (pass, step) in some.enumerate() {
+                    let label = self.plan.steps[step].kernel.name;
+                    let writes = Some(timestamps.writes(pass));
+                    recording.record(&mut encoder, label, step..step + 1, writes);
+                }
+                let passes = timestamps.finish(gpu, encoder)?;
+                times.extend(gpu::each(&passes, gpu.queue.get_timestamp_period()));
+            }
+            return Ok(times);
+        }
+        for step in steps {
+            let start = Instant::now();
+            self.run_steps(step..step + 1)?;
+            times.push(start.elapsed());
+        }
+        Ok(times)
     }
 
     pub(crate) fn run_steps(&self, steps: Range<usize>) -> Result<()> {
@@ -107,14 +231,25 @@ impl Program {
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 if let Some(recording) = &self.recording {
-                    let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                    recording.record(&mut encoder, &self.plan.name, steps);
-                    gpu.queue.submit([encoder.finish()]);
+                    for part in self.plan.parts(steps, Portion::default()) {
+                        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+                        recording.record(&mut encoder, &self.plan.name, part, None);
+                        gpu.queue.submit([encoder.finish()]);
+                    }
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// A browser's main thread may not wait, and the standard library has no clock there.
+fn can_time(op: &'static str) -> Result<()> {
+    if cfg!(target_arch = "wasm32") {
+        let needs = "timing in a browser".to_owned();
+        return Err(Error::Unsupported { op, needs });
+    }
+    Ok(())
 }
 
 fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Result<Vec<Tensor>> {

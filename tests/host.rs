@@ -7,7 +7,8 @@ mod common;
 use wgrnn::check::{compare, tolerance};
 use wgrnn::kernel::Element;
 use wgrnn::kernels::gemm::Gemm;
-use wgrnn::plan::{Builder, Matrix, Role};
+use wgrnn::plan::sequence::Strategy;
+use wgrnn::plan::{Builder, Force, Matrix, Portion, Role};
 use wgrnn::rng::Rng;
 use wgrnn::wgpu::{self, BufferUsages};
 use wgrnn::{Context, Dtype, Layer, Lstm, Program, Result, Size, Tensor};
@@ -200,6 +201,45 @@ fn what_is_never_submitted_never_runs() -> Result<()> {
         drop(encoder.finish());
         host.context.wait()?;
         assert_eq!(sequence.y().read()?, before);
+    }
+    Ok(())
+}
+
+/// A section in several submissions, and one kernel's steps in several dispatches, leave the same bits.
+#[test]
+fn cut_into_parts() -> Result<()> {
+    let inputs = inputs();
+    for host in hosts() {
+        for strategy in Strategy::ALL {
+            let force = Force {
+                strategy: Some(strategy),
+                ..Force::default()
+            };
+            let context = host.context.forcing(force);
+            let whole = layer(&context)?.inference(SIZE)?;
+            whole.x().write(&inputs.x[0])?;
+            whole.forward()?;
+
+            let sequence = layer(&context.dispatching(4))?.inference(SIZE)?;
+            let program = sequence.program();
+            let plan = program.plan();
+            let portion = Portion {
+                dispatches: 2,
+                ..Portion::default()
+            };
+            let parts = plan.parts(plan.section("forward")?, portion);
+            assert!(parts.len() > 2, "{strategy:?}: {parts:?}");
+            sequence.x().write(&inputs.x[0])?;
+            for part in parts {
+                let mut encoder = host.encoder();
+                program.record_steps(&mut encoder, part)?;
+                host.queue.submit([encoder.finish()]);
+            }
+            assert_eq!(sequence.y().read()?, whole.y().read()?, "{strategy:?}");
+            let beyond = plan.steps().len() + 1;
+            let mut encoder = host.encoder();
+            common::refusal(program.record_steps(&mut encoder, 0..beyond));
+        }
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 use common::config::{Config, Most, fill, seeds};
 use wgrnn::check::{compare, tolerance};
+use wgrnn::plan::Force;
+use wgrnn::plan::sequence::Strategy;
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Dtype, Layer, Result, Sequence, Tensor};
 
@@ -174,7 +176,8 @@ fn has_differences(config: &Config) -> bool {
 }
 
 fn check_differences(config: &Config) -> Result<usize> {
-    let loss = Loss::new(config, &Context::cpu_f64())?;
+    let strategy = Strategy::ALL[config.seed as usize % Strategy::ALL.len()];
+    let loss = Loss::new(config, &forced(&Context::cpu_f64(), strategy))?;
     loss.forward()?;
     let rounding = ROUNDING * loss.magnitude()?;
     loss.sequence.backward()?;
@@ -288,6 +291,15 @@ fn sensitivity(config: &Config, exact: &[(String, Vec<f64>)]) -> Result<Vec<f64>
     Ok(moved)
 }
 
+/// The device, on which the steps of a layer are run so.
+fn forced(device: &Context, strategy: Strategy) -> Context {
+    // Some of their sequences are cut.
+    device.dispatching(5).forcing(Force {
+        strategy: Some(strategy),
+        ..Force::default()
+    })
+}
+
 #[test]
 fn backends_agree() -> Result<()> {
     let most = Most {
@@ -295,12 +307,15 @@ fn backends_agree() -> Result<()> {
         batch: 9,
         hidden: 70,
     };
-    let mut contexts = vec![Context::cpu()];
-    contexts.extend(common::adapters());
+    let mut devices = vec![Context::cpu()];
+    devices.extend(common::adapters());
+    let each = |device: &Context| Strategy::ALL.map(|strategy| forced(device, strategy));
+    let contexts: Vec<Context> = devices.iter().flat_map(each).collect();
+    let oracle = forced(&Context::cpu_f64(), Strategy::Steps);
     let (mut worst, mut exploded) = (0.0f64, 0);
     for seed in seeds(40) {
         let config = Config::draw(seed, most);
-        let exact = results(&Loss::new(&config, &Context::cpu_f64())?)?;
+        let exact = results(&Loss::new(&config, &oracle)?)?;
         // Unbounded activations may explode beyond what single precision can say.
         if exact.iter().flat_map(|(_, v)| v).any(|v| v.abs() > 1e30) {
             exploded += 1;
@@ -316,8 +331,9 @@ fn backends_agree() -> Result<()> {
                 worst = worst.max(d.error / limit);
                 assert!(
                     d.error <= limit,
-                    "{}: {name}[{}] is {}, must be {}: {:.2e} > {limit:.2e}\n{config:#?}",
+                    "{} {:?}: {name}[{}] is {}, must be {}: {:.2e} > {limit:.2e}\n{config:#?}",
                     context.name(),
+                    context.target().force.strategy,
                     d.at,
                     d.got,
                     d.want,

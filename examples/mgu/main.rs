@@ -77,6 +77,7 @@ static MGU: Cell = Cell {
     projected: false,
     forward: &[Pass::new(&FORWARD)],
     backward: &[Pass::new(&BACKWARD)],
+    sequence: None,
     activations: &[Activation::SIGMOID, Activation::TANH],
     options: &[CellOption::Clip],
     // df and dn are the gradients of W_ih x + b_ih; df and dq those of W_hh h + b_hh.

@@ -49,6 +49,7 @@ fn store_forward(row: u32, j: u32, streamed: vec2f, product: vec2f) {
 
 @compute @workgroup_size(WORKGROUP)
 fn forward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;
@@ -133,6 +134,7 @@ fn store_backward(row: u32, j: u32, product: f32) {
 
 @compute @workgroup_size(WORKGROUP)
 fn backward(@builtin(global_invocation_id) id: vec3u) {
+    step = params;
     let hidden = step.hidden;
     let j = id.x;
     let first = id.y * ROWS;

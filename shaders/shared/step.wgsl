@@ -6,7 +6,7 @@
 // last one is computed again and not stored. Nothing is shared within the workgroup.
 //
 // A shader that imports this declares `h` and `y` (forward) and `dstate` and `dy` (backward);
-// see store_state and state_gradient.
+// see store_state and state_gradient. Its entry points begin with `step = params;`.
 
 const WORKGROUP: u32 = 64u;
 const ROWS: u32 = 4u;
@@ -69,9 +69,17 @@ struct Step {
     // Streams: how many there are, and the size of an input.
     streams: u32,
     input: u32,
+    // Kernels that run all steps: where their table stands in `mask`, and how many they are.
+    table: u32,
+    steps: u32,
 }
 
-@group(0) @binding(0) var<uniform> step: Step;
+@group(0) @binding(0) var<uniform> params: Step;
+// The parameters of the step at hand.
+var<private> step: Step;
+// What `store_state` handed on last.
+var<private> handed: f32;
+
 // A mask's row: 1 the step lies past the sequence's length, 2 the state is zeroed before the
 // step. Or with STREAM: how many streams, then for each 2 * its number + which of the two
 // halves of `h` has its state.
@@ -175,7 +183,8 @@ fn recurrent_start(gates: u32) -> u32 {
 
 // Hands on h of a unit to the next step and to the output.
 fn store_state(n: u32, unit: u32, value: f32) {
-    h[h_after(n) + unit] = select(value, 0.0, reset_next(n));
+    handed = select(value, 0.0, reset_next(n));
+    h[h_after(n) + unit] = handed;
     y[step.y_start + n * step.y_row + unit] = select(0.0, value, live(n));
 }
 

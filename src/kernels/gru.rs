@@ -6,7 +6,7 @@
 
 use super::gates::Gates;
 use super::sample;
-use super::step::{self, Forward, Rows, gradient_product};
+use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::cell::GRU;
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
@@ -46,6 +46,22 @@ pub static BACKWARD: Kernel = step::kernel(
     ],
     twin!(backward),
     |size, rng| sample::backward(&[&GRU], 0, size, rng),
+);
+
+/// `gru.sequence_forward`
+pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
+    "gru.sequence_forward",
+    &FORWARD,
+    twin!(sequence_forward),
+    |size, rng| sample::sequence_forward(&[&GRU], size, rng),
+);
+
+/// `gru.sequence_backward`
+pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
+    "gru.sequence_backward",
+    &BACKWARD,
+    twin!(sequence_backward),
+    |size, rng| sample::sequence_backward(&[&GRU], size, rng),
 );
 
 /// What a unit has before a step back.
@@ -93,78 +109,170 @@ pub(crate) fn unit_backward<R: Real>(act: &Gates<R>, kept: Kept<R>) -> ([R; 4], 
     ([dr, dz, dn, dn * r], dh * z)
 }
 
-fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let act = Gates::new(args, &rows.p)?;
-    let save = args.constant("SAVE")? != 0;
-    let (gates, weight_hh_t, bias_hh) = (args.write(1)?, args.read(2)?, args.read(3)?);
-    let (h, y) = (args.write(4)?, args.write(5)?);
-    let hidden = rows.p.hidden as usize;
-    let products = Forward {
-        gates,
-        weight_hh_t,
-        operand: h,
-        size: hidden,
-        of_gates: 3,
-        wanted: 0..3,
+/// What a forward kernel binds.
+struct Forward<'a, R> {
+    act: Gates<R>,
+    save: bool,
+    gates: &'a mut [R],
+    weight: &'a [R],
+    bias_hh: &'a [R],
+    h: &'a mut [R],
+    y: &'a mut [R],
+}
+
+impl<'a, R: Real> Forward<'a, R> {
+    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
+        Ok(Self {
+            act: Gates::new(args, p)?,
+            save: args.constant("SAVE")? != 0,
+            gates: args.write(1)?,
+            weight: args.read(2)?,
+            bias_hh: args.read(3)?,
+            h: args.write(4)?,
+            y: args.write(5)?,
+        })
     }
-    .products(&rows, |n| rows.h_before(n))?;
-    for row in 0..rows.count() {
-        if !rows.live(row) {
-            rows.hold_state(h, y, row);
-            continue;
+
+    /// One step, with W_hh transposed.
+    fn step(&mut self, rows: &Rows<'_>, weight_hh_t: &[R]) -> Result<()> {
+        let hidden = rows.p.hidden as usize;
+        let products = step::Forward {
+            gates: self.gates,
+            weight_hh_t,
+            operand: self.h,
+            size: hidden,
+            of_gates: 3,
+            wanted: 0..3,
         }
-        let (at, before) = (rows.gates(row), rows.h_before(row));
-        let to = rows.hand_on(row);
-        for j in 0..hidden {
-            let input = [0, 1, 2]
-                .map(|gate| products.input(row, gate, j, || gates[at + gate * hidden + j]));
-            let recurrent =
-                [0, 1, 2].map(|gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j]);
-            let (value, kept) = unit_forward(&act, input, recurrent, h[before + j]);
-            to.store(h, y, j, value);
-            if save {
-                for (slot, value) in kept.into_iter().enumerate() {
-                    gates[at + slot * hidden + j] = value;
+        .products(rows, |n| rows.h_before(n))?;
+        let Self {
+            act,
+            save,
+            gates,
+            bias_hh,
+            h,
+            y,
+            ..
+        } = self;
+        let save = *save;
+        for row in 0..rows.count() {
+            if !rows.live(row) {
+                rows.hold_state(h, y, row);
+                continue;
+            }
+            let (at, before) = (rows.gates(row), rows.h_before(row));
+            let to = rows.hand_on(row);
+            for j in 0..hidden {
+                let input = [0, 1, 2]
+                    .map(|gate| products.input(row, gate, j, || gates[at + gate * hidden + j]));
+                let recurrent = [0, 1, 2]
+                    .map(|gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j]);
+                let (value, kept) = unit_forward(act, input, recurrent, h[before + j]);
+                to.store(h, y, j, value);
+                if save {
+                    for (slot, value) in kept.into_iter().enumerate() {
+                        gates[at + slot * hidden + j] = value;
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    call.step(&rows, call.weight)
+}
+
+fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    let hidden = rows.p.hidden as usize;
+    let weight = unpacked(call.weight, [3, hidden, hidden], false);
+    let mut steps = rows.steps()?.into_iter();
+    steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// What a backward kernel binds.
+struct Backward<'a, R> {
+    act: Gates<R>,
+    saved_gates: &'a [R],
+    saved_h: &'a [R],
+    weight: &'a [R],
+    dy: &'a [R],
+    dgates: &'a mut [R],
+    dstate: &'a mut [R],
+}
+
+impl<'a, R: Real> Backward<'a, R> {
+    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
+        Ok(Self {
+            act: Gates::new(args, p)?,
+            saved_gates: args.read(1)?,
+            saved_h: args.read(2)?,
+            weight: args.read(3)?,
+            dy: args.read(4)?,
+            dgates: args.write(5)?,
+            dstate: args.write(6)?,
+        })
+    }
+
+    /// One step, with W_hh as PyTorch has it.
+    fn step(&mut self, rows: &Rows<'_>, weight: &[R]) -> Result<()> {
+        let hidden = rows.p.hidden as usize;
+        let product = gradient_product(rows, self.dgates, weight, GRU.recurrent_blocks())?;
+        let Self {
+            act,
+            saved_gates,
+            saved_h,
+            dy,
+            dgates,
+            dstate,
+            ..
+        } = self;
+        for row in 0..rows.count() {
+            let (at, to) = (rows.gates(row), rows.dgates(row));
+            let (live, before) = (rows.live(row), rows.h_before(row));
+            let gradient = rows.state_gradient(row);
+            for j in 0..hidden {
+                let unit = row * hidden + j;
+                let dh = gradient.of(dstate, dy, j, product[unit]);
+                if !live {
+                    for slot in 0..4 {
+                        dgates[to + slot * hidden + j] = R::ZERO;
+                    }
+                    dstate[unit] = dh;
+                    continue;
+                }
+                let kept = Kept {
+                    slots: [0, 1, 2, 3].map(|slot| saved_gates[at + slot * hidden + j]),
+                    h_old: saved_h[before + j],
+                    dh,
+                };
+                let (gradients, past) = unit_backward(act, kept);
+                for (slot, value) in gradients.into_iter().enumerate() {
+                    dgates[to + slot * hidden + j] = value;
+                }
+                dstate[unit] = past;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let act = Gates::new(args, &rows.p)?;
-    let (saved_gates, saved_h, weight_hh) = (args.read(1)?, args.read(2)?, args.read(3)?);
-    let (dy, dgates, dstate) = (args.read(4)?, args.write(5)?, args.write(6)?);
+    let mut call = Backward::new(args, &rows.p)?;
+    call.step(&rows, call.weight)
+}
+
+fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let product = gradient_product(&rows, dgates, weight_hh, GRU.recurrent_blocks())?;
-    for row in 0..rows.count() {
-        let (at, to) = (rows.gates(row), rows.dgates(row));
-        let (live, before) = (rows.live(row), rows.h_before(row));
-        let gradient = rows.state_gradient(row);
-        for j in 0..hidden {
-            let unit = row * hidden + j;
-            let dh = gradient.of(dstate, dy, j, product[unit]);
-            if !live {
-                for slot in 0..4 {
-                    dgates[to + slot * hidden + j] = R::ZERO;
-                }
-                dstate[unit] = dh;
-                continue;
-            }
-            let kept = Kept {
-                slots: [0, 1, 2, 3].map(|slot| saved_gates[at + slot * hidden + j]),
-                h_old: saved_h[before + j],
-                dh,
-            };
-            let (gradients, past) = unit_backward(&act, kept);
-            for (slot, value) in gradients.into_iter().enumerate() {
-                dgates[to + slot * hidden + j] = value;
-            }
-            dstate[unit] = past;
-        }
-    }
-    Ok(())
+    let weight = unpacked(call.weight, [3, hidden, hidden], true);
+    let mut steps = rows.steps()?.into_iter().rev();
+    steps.try_for_each(|rows| call.step(&rows, &weight))
 }

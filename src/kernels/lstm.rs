@@ -6,11 +6,15 @@
 
 use super::gates::{Gates, join};
 use super::sample;
-use super::step::{self, Forward, Rows, StepParams, gradient_product};
+use super::simd;
+use super::simd::forward::ForwardArgs;
+use super::simd::lstm::LstmArgs;
+use super::simd::run::Steps;
+use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::activation::limit;
 use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel};
+use crate::kernel::{Args, Binding, Kernel, Twin};
 use crate::kernels::gemm::{Strided, StridedMut, product};
 use crate::real::Real;
 use crate::twin;
@@ -58,6 +62,25 @@ pub static BACKWARD: Kernel = step::kernel(
     twin!(backward),
     // The last pass of the step, with a projection or without.
     |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
+);
+
+/// `lstm.sequence_forward`
+pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
+    "lstm.sequence_forward",
+    &FORWARD,
+    Twin {
+        f32: fast_forward,
+        f64: sequence_forward,
+    },
+    |size, rng| sample::sequence_forward(&[&LSTM, &LSTM_PEEPHOLE], size, rng),
+);
+
+/// `lstm.sequence_backward`
+pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
+    "lstm.sequence_backward",
+    &BACKWARD,
+    twin!(sequence_backward),
+    |size, rng| sample::sequence_backward(&[&LSTM, &LSTM_PEEPHOLE], size, rng),
 );
 
 /// The options of a step.
@@ -176,130 +199,268 @@ impl<R: Real> Options<R> {
     }
 }
 
+/// What a forward kernel binds.
+struct Forward<'a, R> {
+    act: Gates<R>,
+    options: Options<R>,
+    save: bool,
+    weight_p: &'a [R],
+    gates: &'a mut [R],
+    weight: &'a [R],
+    bias_hh: &'a [R],
+    h: &'a mut [R],
+    c: &'a mut [R],
+    y: &'a mut [R],
+}
+
+impl<'a, R: Real> Forward<'a, R> {
+    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
+        Ok(Self {
+            act: Gates::new(args, p)?,
+            options: Options::new(args, p)?,
+            save: args.constant("SAVE")? != 0,
+            weight_p: args.read(1)?,
+            gates: args.write(2)?,
+            weight: args.read(3)?,
+            bias_hh: args.read(4)?,
+            h: args.write(5)?,
+            c: args.write(6)?,
+            y: args.write(7)?,
+        })
+    }
+
+    /// One step, with W_hh transposed.
+    fn step(&mut self, rows: &Rows<'_>, weight_hh_t: &[R]) -> Result<()> {
+        let hidden = rows.p.hidden as usize;
+        let products = step::Forward {
+            gates: self.gates,
+            weight_hh_t,
+            operand: self.h,
+            size: rows.p.output as usize,
+            of_gates: 4,
+            wanted: 0..4,
+        }
+        .products(rows, |n| rows.h_before(n))?;
+        let Self {
+            act,
+            options,
+            save,
+            weight_p,
+            gates,
+            bias_hh,
+            h,
+            c,
+            y,
+            ..
+        } = self;
+        let save = *save;
+        for n in 0..rows.count() {
+            let (at, live, zeroed) = (rows.gates(n), rows.live(n), rows.reset(n));
+            let (c_from, c_to, inner) = (rows.c_before(n), rows.c_after(n), rows.inner(n));
+            let to = rows.hand_on(n);
+            if !live && !options.projected {
+                rows.hold_state(h, y, n);
+            }
+            for j in 0..hidden {
+                let c_old = if zeroed { R::ZERO } else { c[c_from + j] };
+                if !live {
+                    c[c_to + j] = c_old;
+                    if options.projected {
+                        y[inner + j] = R::ZERO;
+                    }
+                    // The sums for the peepholes' gradients run over these rows, with zeros as gates'
+                    // gradients.
+                    if save && options.peephole {
+                        gates[at + 4 * hidden + j] = c_old;
+                        gates[at + 5 * hidden + j] = c_old;
+                    }
+                    continue;
+                }
+                let pre = [0, 1, 2, 3].map(|gate| {
+                    let unit = gate * hidden + j;
+                    let input = products.input(n, gate, j, || gates[at + unit]);
+                    input + products.recurrent(n, gate, j) + bias_hh[unit]
+                });
+                let p = peepholes(weight_p, hidden, j, options.peephole);
+                let unit = options.forward(act, pre, p, c_old);
+                c[c_to + j] = unit.c;
+                if options.projected {
+                    y[inner + j] = unit.h;
+                } else {
+                    to.store(h, y, j, unit.h);
+                }
+                if save {
+                    for (gate, value) in unit.kept.into_iter().enumerate() {
+                        gates[at + gate * hidden + j] = value;
+                    }
+                    if options.peephole {
+                        gates[at + 4 * hidden + j] = unit.c;
+                        gates[at + 5 * hidden + j] = c_old;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let act = Gates::new(args, &rows.p)?;
-    let save = args.constant("SAVE")? != 0;
-    let options = Options::new(args, &rows.p)?;
-    let (weight_p, gates, weight_hh_t) = (args.read(1)?, args.write(2)?, args.read(3)?);
-    let (bias_hh, h, c, y) = (
-        args.read(4)?,
-        args.write(5)?,
-        args.write(6)?,
-        args.write(7)?,
-    );
-    let hidden = rows.p.hidden as usize;
-    let products = Forward {
+    let mut call = Forward::new(args, &rows.p)?;
+    call.step(&rows, call.weight)
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
+    let Forward {
+        act,
+        options,
+        save,
+        weight_p,
         gates,
-        weight_hh_t,
-        operand: h,
-        size: rows.p.output as usize,
-        of_gates: 4,
-        wanted: 0..4,
-    }
-    .products(&rows, |n| rows.h_before(n))?;
-    for n in 0..rows.count() {
-        let (at, live, zeroed) = (rows.gates(n), rows.live(n), rows.reset(n));
-        let (c_from, c_to, inner) = (rows.c_before(n), rows.c_after(n), rows.inner(n));
-        let to = rows.hand_on(n);
-        if !live && !options.projected {
-            rows.hold_state(h, y, n);
-        }
-        for j in 0..hidden {
-            let c_old = if zeroed { R::ZERO } else { c[c_from + j] };
-            if !live {
-                c[c_to + j] = c_old;
-                if options.projected {
-                    y[inner + j] = R::ZERO;
-                }
-                // The sums for the peepholes' gradients run over these rows, with zeros as gates'
-                // gradients.
-                if save && options.peephole {
-                    gates[at + 4 * hidden + j] = c_old;
-                    gates[at + 5 * hidden + j] = c_old;
-                }
-                continue;
-            }
-            let pre = [0, 1, 2, 3].map(|gate| {
-                let unit = gate * hidden + j;
-                let input = products.input(n, gate, j, || gates[at + unit]);
-                input + products.recurrent(n, gate, j) + bias_hh[unit]
-            });
-            let p = peepholes(weight_p, hidden, j, options.peephole);
-            let unit = options.forward(&act, pre, p, c_old);
-            c[c_to + j] = unit.c;
-            if options.projected {
-                y[inner + j] = unit.h;
-            } else {
-                to.store(h, y, j, unit.h);
-            }
-            if save {
-                for (gate, value) in unit.kept.into_iter().enumerate() {
-                    gates[at + gate * hidden + j] = value;
-                }
-                if options.peephole {
-                    gates[at + 4 * hidden + j] = unit.c;
-                    gates[at + 5 * hidden + j] = c_old;
-                }
-            }
-        }
-    }
+        weight,
+        bias_hh,
+        h,
+        c,
+        y,
+    } = Forward::new(args, &rows.p)?;
+    let shared = ForwardArgs {
+        steps: Steps {
+            steps: &steps,
+            mask: rows.mask(),
+            masked: rows.masked(),
+        },
+        save,
+        act,
+        weight,
+        bias_hh,
+        gates,
+        h,
+        y,
+    };
+    let own = LstmArgs {
+        options,
+        weight_p,
+        c,
+    };
+    simd::lstm::forward(shared, own);
     Ok(())
+}
+
+fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    let hidden = rows.p.hidden as usize;
+    let weight = unpacked(call.weight, [4, hidden, hidden], false);
+    let mut steps = rows.steps()?.into_iter();
+    steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// What a backward kernel binds.
+struct Backward<'a, R> {
+    act: Gates<R>,
+    options: Options<R>,
+    weight_p: &'a [R],
+    saved_gates: &'a [R],
+    saved_c: &'a [R],
+    weight: &'a [R],
+    dy: &'a [R],
+    dgates: &'a mut [R],
+    dstate: &'a mut [R],
+}
+
+impl<'a, R: Real> Backward<'a, R> {
+    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
+        Ok(Self {
+            act: Gates::new(args, p)?,
+            options: Options::new(args, p)?,
+            weight_p: args.read(1)?,
+            saved_gates: args.read(2)?,
+            saved_c: args.read(3)?,
+            weight: args.read(4)?,
+            dy: args.read(5)?,
+            dgates: args.write(6)?,
+            dstate: args.write(7)?,
+        })
+    }
+
+    /// One step, with W_hh (or W_hr) as PyTorch has it.
+    fn step(&mut self, rows: &Rows<'_>, weight: &[R]) -> Result<()> {
+        let hidden = rows.p.hidden as usize;
+        let product = if self.options.projected {
+            projected_product(&rows.p, self.dy, weight)?
+        } else {
+            gradient_product(rows, self.dgates, weight, LSTM.recurrent_blocks())?
+        };
+        let Self {
+            act,
+            options,
+            weight_p,
+            saved_gates,
+            saved_c,
+            dy,
+            dgates,
+            dstate,
+            ..
+        } = self;
+        let (dh_state, dc_state) = dstate.split_at_mut(rows.p.dc_start as usize);
+        for n in 0..rows.count() {
+            let (at, to) = (rows.gates(n), rows.dgates(n));
+            let (live, zeroed) = (rows.live(n), rows.reset(n));
+            let (c_from, c_to) = (rows.c_before(n), rows.c_after(n));
+            let gradient = rows.state_gradient(n);
+            for j in 0..hidden {
+                let unit = n * hidden + j;
+                let dh = match options.projected {
+                    true => product[unit],
+                    false => gradient.of(dh_state, dy, j, product[unit]),
+                };
+                if !options.projected {
+                    dh_state[unit] = if live { R::ZERO } else { dh };
+                }
+                if !live {
+                    for gate in 0..4 {
+                        dgates[to + gate * hidden + j] = R::ZERO;
+                    }
+                    if zeroed {
+                        dc_state[unit] = R::ZERO;
+                    }
+                    continue;
+                }
+                let p = peepholes(weight_p, hidden, j, options.peephole);
+                let kept = Kept {
+                    gates: [0, 1, 2, 3].map(|gate| saved_gates[at + gate * hidden + j]),
+                    c_new: saved_c[c_to + j],
+                    c_old: if zeroed { R::ZERO } else { saved_c[c_from + j] },
+                    dh,
+                    dc: dc_state[unit],
+                };
+                let (gradients, dc_old) = options.backward(act, p, kept);
+                for (gate, value) in gradients.into_iter().enumerate() {
+                    dgates[to + gate * hidden + j] = value;
+                }
+                dc_state[unit] = if zeroed { R::ZERO } else { dc_old };
+            }
+        }
+        Ok(())
+    }
 }
 
 fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let act = Gates::new(args, &rows.p)?;
-    let options = Options::new(args, &rows.p)?;
-    let (weight_p, saved_gates, saved_c) = (args.read(1)?, args.read(2)?, args.read(3)?);
-    let (weight, dy) = (args.read(4)?, args.read(5)?);
-    let (dgates, dstate) = (args.write(6)?, args.write(7)?);
+    let mut call = Backward::new(args, &rows.p)?;
+    call.step(&rows, call.weight)
+}
+
+fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let product = if options.projected {
-        projected_product(&rows.p, dy, weight)?
-    } else {
-        gradient_product(&rows, dgates, weight, LSTM.recurrent_blocks())?
-    };
-    let (dh_state, dc_state) = dstate.split_at_mut(rows.p.dc_start as usize);
-    for n in 0..rows.count() {
-        let (at, to) = (rows.gates(n), rows.dgates(n));
-        let (live, zeroed) = (rows.live(n), rows.reset(n));
-        let (c_from, c_to) = (rows.c_before(n), rows.c_after(n));
-        let gradient = rows.state_gradient(n);
-        for j in 0..hidden {
-            let unit = n * hidden + j;
-            let dh = match options.projected {
-                true => product[unit],
-                false => gradient.of(dh_state, dy, j, product[unit]),
-            };
-            if !options.projected {
-                dh_state[unit] = if live { R::ZERO } else { dh };
-            }
-            if !live {
-                for gate in 0..4 {
-                    dgates[to + gate * hidden + j] = R::ZERO;
-                }
-                if zeroed {
-                    dc_state[unit] = R::ZERO;
-                }
-                continue;
-            }
-            let kept = Kept {
-                gates: [0, 1, 2, 3].map(|gate| saved_gates[at + gate * hidden + j]),
-                c_new: saved_c[c_to + j],
-                c_old: if zeroed { R::ZERO } else { saved_c[c_from + j] },
-                dh,
-                dc: dc_state[unit],
-            };
-            let p = peepholes(weight_p, hidden, j, options.peephole);
-            let (gradients, dc_old) = options.backward(&act, p, kept);
-            for (gate, value) in gradients.into_iter().enumerate() {
-                dgates[to + gate * hidden + j] = value;
-            }
-            dc_state[unit] = if zeroed { R::ZERO } else { dc_old };
-        }
-    }
-    Ok(())
+    let weight = unpacked(call.weight, [4, hidden, hidden], true);
+    let mut steps = rows.steps()?.into_iter().rev();
+    steps.try_for_each(|rows| call.step(&rows, &weight))
 }
 
 /// The gradient of the projection's input, dy W_hr: `[N, H]`.

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Args, Binding, Data, Element, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -20,11 +20,7 @@ pub static MAKE: Kernel = Kernel {
     bindings: &[
         Binding::read("lengths").uint(),
         Binding::read("resets").uint(),
-        Binding {
-            name: "mask",
-            access: Access::Write,
-            element: Element::Uint,
-        },
+        Binding::update("mask").uint(),
     ],
     params_size: size_of::<Params>(),
     workgroup_size: 64,
@@ -35,12 +31,14 @@ pub static MAKE: Kernel = Kernel {
         let rows = steps * batch;
         let [lengths, resets] =
             [("lengths", batch), ("resets", rows)].map(|(n, len)| b.uint(n, &[len], Role::Input));
-        let mask = b.uint("mask", &[rows], Role::Saved);
+        // Something else may stand in front.
+        let start = variant % 4;
+        let mask = b.uint("mask", &[start + rows], Role::Saved);
         let [row_t, row_n] = [[batch, 1], [1, steps]][variant / 3 % 2];
         let args = Mask {
             lengths: (variant % 3 != 1).then_some(lengths),
             resets: (variant % 3 != 2).then_some(resets),
-            mask,
+            mask: (mask, start),
             size: [steps, batch],
             rows: [row_t, row_n],
         };
@@ -51,6 +49,7 @@ pub static MAKE: Kernel = Kernel {
         let data = vec![
             (lengths, below(rng, batch, steps as u32 + 1)),
             (resets, below(rng, rows, 2)),
+            (mask, below(rng, start + rows, 9)),
         ];
         Ok(Sample {
             plan: b.finish(),
@@ -66,6 +65,7 @@ struct Params {
     batch: u32,
     row_t: u32,
     row_n: u32,
+    start: u32,
 }
 
 /// The arguments of a mask.
@@ -75,8 +75,8 @@ pub struct Mask {
     pub lengths: Option<BufferId>,
     /// In the order of the mask; other than 0 where the state is zeroed before the step.
     pub resets: Option<BufferId>,
-    /// What is written.
-    pub mask: BufferId,
+    /// What is written, from an element on.
+    pub mask: (BufferId, usize),
     /// T and N.
     pub size: [usize; 2],
     /// From one step to the next, and from one sequence to the next.
@@ -105,7 +105,7 @@ impl Mask {
         let needs = [
             ("lengths", self.lengths, batch),
             ("resets", self.resets, rows),
-            ("mask", Some(self.mask), rows),
+            ("mask", Some(self.mask.0), self.mask.1 + rows),
         ];
         for (arg, id, len) in needs {
             if let Some(id) = id
@@ -120,12 +120,13 @@ impl Mask {
                 ("LENGTHS", u32::from(self.lengths.is_some())),
                 ("RESETS", u32::from(self.resets.is_some())),
             ],
-            bindings: &[lengths, resets, self.mask],
+            bindings: &[lengths, resets, self.mask.0],
             params: Params {
                 rows: index(name, rows)?,
                 batch: index(name, batch)?,
                 row_t: index(name, self.rows[0])?,
                 row_n: index(name, self.rows[1])?,
+                start: index(name, self.mask.1)?,
             },
             grid: Grid::Flat(rows),
             cost: Cost {
@@ -146,7 +147,7 @@ fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
         let row = (t * p.row_t + n * p.row_n) as usize;
         let past = with_lengths != 0 && t >= lengths[n as usize];
         let reset = with_resets != 0 && resets[row] != 0;
-        mask[row] = u32::from(past) + 2 * u32::from(reset);
+        mask[p.start as usize + row] = u32::from(past) + 2 * u32::from(reset);
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub mod gru;
 pub mod gru_before;
 pub mod lstm;
 pub mod mask;
+pub mod pack;
 pub mod project;
 pub mod reduce;
 pub mod rnn;
@@ -35,7 +36,12 @@ pub static ALL: &[&Kernel] = &[
     &copy::COPY,
     &copy::FILL,
     &transpose::TRANSPOSE,
+    &pack::PACK,
     &gemm::GEMM,
+    &gemm::TILE32,
+    &gemm::TILE64,
+    &gemm::TILE128,
+    &gemm::BLOCKS,
     &reduce::COLUMNS,
     &reduce::TOTAL,
     &mask::MAKE,
@@ -43,10 +49,16 @@ pub static ALL: &[&Kernel] = &[
     &state::UNSET,
     &rnn::FORWARD,
     &rnn::BACKWARD,
+    &rnn::SEQUENCE_FORWARD,
+    &rnn::SEQUENCE_BACKWARD,
     &lstm::FORWARD,
     &lstm::BACKWARD,
+    &lstm::SEQUENCE_FORWARD,
+    &lstm::SEQUENCE_BACKWARD,
     &gru::FORWARD,
     &gru::BACKWARD,
+    &gru::SEQUENCE_FORWARD,
+    &gru::SEQUENCE_BACKWARD,
     &gru_before::RESET_GATE,
     &gru_before::UPDATE,
     &gru_before::BACK_UPDATE,

@@ -4,7 +4,7 @@
 
 use super::gates::Gates;
 use super::sample;
-use super::step::{self, Forward, Rows, gradient_product};
+use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::cell::{RNN_RELU, RNN_TANH};
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel};
@@ -45,64 +45,169 @@ pub static BACKWARD: Kernel = step::kernel(
     |size, rng| sample::backward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
 );
 
-fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let act = Gates::new(args, &rows.p)?;
-    let save = args.constant("SAVE")? != 0;
-    let (gates, weight_hh_t, bias_hh) = (args.write(1)?, args.read(2)?, args.read(3)?);
-    let (h, y) = (args.write(4)?, args.write(5)?);
-    let hidden = rows.p.hidden as usize;
-    let products = Forward {
-        gates,
-        weight_hh_t,
-        operand: h,
-        size: hidden,
-        of_gates: 1,
-        wanted: 0..1,
+/// `rnn.sequence_forward`
+pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
+    "rnn.sequence_forward",
+    &FORWARD,
+    twin!(sequence_forward),
+    |size, rng| sample::sequence_forward(&[&RNN_TANH, &RNN_RELU], size, rng),
+);
+
+/// `rnn.sequence_backward`
+pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
+    "rnn.sequence_backward",
+    &BACKWARD,
+    twin!(sequence_backward),
+    |size, rng| sample::sequence_backward(&[&RNN_TANH, &RNN_RELU], size, rng),
+);
+
+/// What a forward kernel binds.
+struct Forward<'a, R> {
+    act: Gates<R>,
+    save: bool,
+    gates: &'a mut [R],
+    weight: &'a [R],
+    bias_hh: &'a [R],
+    h: &'a mut [R],
+    y: &'a mut [R],
+}
+
+impl<'a, R: Real> Forward<'a, R> {
+    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
+        Ok(Self {
+            act: Gates::new(args, p)?,
+            save: args.constant("SAVE")? != 0,
+            gates: args.write(1)?,
+            weight: args.read(2)?,
+            bias_hh: args.read(3)?,
+            h: args.write(4)?,
+            y: args.write(5)?,
+        })
     }
-    .products(&rows, |n| rows.h_before(n))?;
-    for n in 0..rows.count() {
-        if !rows.live(n) {
-            rows.hold_state(h, y, n);
-            continue;
+
+    /// One step, with W_hh transposed.
+    fn step(&mut self, rows: &Rows<'_>, weight_hh_t: &[R]) -> Result<()> {
+        let hidden = rows.p.hidden as usize;
+        let products = step::Forward {
+            gates: self.gates,
+            weight_hh_t,
+            operand: self.h,
+            size: hidden,
+            of_gates: 1,
+            wanted: 0..1,
         }
-        let (at, to) = (rows.gates(n), rows.hand_on(n));
-        for j in 0..hidden {
-            let input = products.input(n, 0, j, || gates[at + j]);
-            let pre = input + products.recurrent(n, 0, j) + bias_hh[j];
-            let value = act.gate(0, pre);
-            to.store(h, y, j, value);
-            if save {
-                gates[at + j] = act.kept(pre, value);
+        .products(rows, |n| rows.h_before(n))?;
+        let Self {
+            act,
+            save,
+            gates,
+            bias_hh,
+            h,
+            y,
+            ..
+        } = self;
+        let save = *save;
+        for n in 0..rows.count() {
+            if !rows.live(n) {
+                rows.hold_state(h, y, n);
+                continue;
+            }
+            let (at, to) = (rows.gates(n), rows.hand_on(n));
+            for j in 0..hidden {
+                let input = products.input(n, 0, j, || gates[at + j]);
+                let pre = input + products.recurrent(n, 0, j) + bias_hh[j];
+                let value = act.gate(0, pre);
+                to.store(h, y, j, value);
+                if save {
+                    gates[at + j] = act.kept(pre, value);
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    call.step(&rows, call.weight)
+}
+
+fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    let hidden = rows.p.hidden as usize;
+    let weight = unpacked(call.weight, [1, hidden, hidden], false);
+    let mut steps = rows.steps()?.into_iter();
+    steps.try_for_each(|rows| call.step(&rows, &weight))
+}
+
+/// What a backward kernel binds.
+struct Backward<'a, R> {
+    act: Gates<R>,
+    saved_gates: &'a [R],
+    weight: &'a [R],
+    dy: &'a [R],
+    dgates: &'a mut [R],
+    dstate: &'a mut [R],
+}
+
+impl<'a, R: Real> Backward<'a, R> {
+    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
+        Ok(Self {
+            act: Gates::new(args, p)?,
+            saved_gates: args.read(1)?,
+            weight: args.read(2)?,
+            dy: args.read(3)?,
+            dgates: args.write(4)?,
+            dstate: args.write(5)?,
+        })
+    }
+
+    /// One step, with W_hh as PyTorch has it.
+    fn step(&mut self, rows: &Rows<'_>, weight: &[R]) -> Result<()> {
+        let hidden = rows.p.hidden as usize;
+        let product = gradient_product(rows, self.dgates, weight, RNN_TANH.recurrent_blocks())?;
+        let Self {
+            act,
+            saved_gates,
+            dy,
+            dgates,
+            dstate,
+            ..
+        } = self;
+        for n in 0..rows.count() {
+            let (at, to, live) = (rows.gates(n), rows.dgates(n), rows.live(n));
+            let gradient = rows.state_gradient(n);
+            for j in 0..hidden {
+                let unit = n * hidden + j;
+                let dh = gradient.of(dstate, dy, j, product[unit]);
+                if live {
+                    let kept = saved_gates[at + j];
+                    let value = act.value(0, kept);
+                    dgates[to + j] = dh * act.gate_slope(0, kept, value);
+                    dstate[unit] = R::ZERO;
+                } else {
+                    dgates[to + j] = R::ZERO;
+                    dstate[unit] = dh;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let act = Gates::new(args, &rows.p)?;
-    let (saved_gates, weight_hh, dy) = (args.read(1)?, args.read(2)?, args.read(3)?);
-    let (dgates, dstate) = (args.write(4)?, args.write(5)?);
+    let mut call = Backward::new(args, &rows.p)?;
+    call.step(&rows, call.weight)
+}
+
+fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let product = gradient_product(&rows, dgates, weight_hh, RNN_TANH.recurrent_blocks())?;
-    for n in 0..rows.count() {
-        let (at, to, live) = (rows.gates(n), rows.dgates(n), rows.live(n));
-        let gradient = rows.state_gradient(n);
-        for j in 0..hidden {
-            let unit = n * hidden + j;
-            let dh = gradient.of(dstate, dy, j, product[unit]);
-            if live {
-                let kept = saved_gates[at + j];
-                let value = act.value(0, kept);
-                dgates[to + j] = dh * act.gate_slope(0, kept, value);
-                dstate[unit] = R::ZERO;
-            } else {
-                dgates[to + j] = R::ZERO;
-                dstate[unit] = dh;
-            }
-        }
-    }
-    Ok(())
+    let weight = unpacked(call.weight, [1, hidden, hidden], true);
+    let mut steps = rows.steps()?.into_iter().rev();
+    steps.try_for_each(|rows| call.step(&rows, &weight))
 }

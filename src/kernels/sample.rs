@@ -4,8 +4,8 @@ use crate::activation::{Activation, Function};
 use crate::cell::{Cell, CellOption, Pass};
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
-use crate::plan::sequence::{Call, LayerSpec, Mode, Run, Sampled, Size};
-use crate::plan::{Builder, Plan};
+use crate::plan::sequence::{Call, LayerSpec, Mode, Run, Sampled, Size, Strategy};
+use crate::plan::{Builder, Plan, Target};
 use crate::rng::Rng;
 
 /// The `nth` kernel of a step forward of one of the cells (or the last, where there are fewer).
@@ -20,12 +20,12 @@ pub fn forward(
 ) -> Result<Sample> {
     let spec = layer(cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.forward, nth);
-    let mut b = Builder::new(spec.cell.name);
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps));
     if variant % 5 == 4 {
         crate::plan::sequence::sample_stream(&mut b, &spec, batch, pass)?;
     } else {
         let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
-        let run = Run::new(&spec, &call(batch, mode, rng))?;
+        let run = Run::new(&spec, &call(batch, mode, rng), b.target())?;
         Sampled::new(&mut b, &run, variant % 3).forward(&mut b, pass)?;
     }
     Ok(filled(b.finish(), [batch, hidden], rng))
@@ -43,10 +43,50 @@ pub fn backward(
 ) -> Result<Sample> {
     let spec = layer(cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.backward, nth);
-    let run = Run::new(&spec, &call(batch, Mode::Training, rng))?;
-    let mut b = Builder::new(spec.cell.name);
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps));
+    let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, variant % 3).backward(&mut b, pass)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
+}
+
+/// The kernel of a cell that runs all steps forward.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn sequence_forward(
+    cells: &[&'static Cell],
+    [batch, hidden, variant]: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Sequence));
+    let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
+    let run = Run::new(&spec, &call(batch, mode, rng), b.target())?;
+    Sampled::new(&mut b, &run, 0).sequence_forward(&mut b)?;
+    Ok(filled(b.finish(), [batch, hidden], rng))
+}
+
+/// The kernel of a cell that runs all steps back.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn sequence_backward(
+    cells: &[&'static Cell],
+    [batch, hidden, variant]: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Sequence));
+    let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
+    Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;
+    Ok(filled(b.finish(), [batch, hidden], rng))
+}
+
+/// A portable GPU on which the steps of a layer are run so.
+fn forced(strategy: Strategy) -> Target {
+    let mut target = Target::default();
+    target.force.strategy = Some(strategy);
+    target
 }
 
 fn nth_of(passes: &'static [Pass], nth: usize) -> &'static Pass {
@@ -119,8 +159,11 @@ fn filled(plan: Plan, [batch, hidden]: [usize; 2], rng: &mut Rng) -> Sample {
                 (id, Data::Uint(list))
             }
             (Element::Uint, _) => {
-                let bits = (0..len).map(|_| rng.below(4)).collect();
-                (id, Data::Uint(bits))
+                let mut words: Vec<u32> = (0..len).map(|_| rng.below(4)).collect();
+                for own in plan.contents.iter().filter(|c| c.buffer == id) {
+                    words[own.start..own.start + own.words.len()].copy_from_slice(&own.words);
+                }
+                (id, Data::Uint(words))
             }
         });
     }

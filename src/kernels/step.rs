@@ -9,8 +9,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::gemm::{Strided, StridedMut, product};
 use crate::cell::Blocks;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Kernel, Sample, Twin};
+use crate::plan::sequence::UNITS;
 use crate::real::Real;
 use crate::rng::Rng;
 
@@ -75,6 +76,27 @@ const fn behind_dot(name: &str) -> &str {
         start -= 1;
     }
     name.split_at(start).1
+}
+
+/// The descriptor of a kernel that runs all steps: its shader imports `sequence`, the bindings are
+/// those of the cell's step, the weights are packed.
+pub(crate) const fn sequence_kernel(
+    name: &'static str,
+    step: &'static Kernel,
+    twin: Twin,
+    sample: fn([usize; 3], &mut Rng) -> Result<Sample>,
+) -> Kernel {
+    Kernel {
+        name,
+        wgsl: step.wgsl,
+        entry: behind_dot(name),
+        bindings: step.bindings,
+        params_size: size_of::<StepParams>(),
+        workgroup_size: 64,
+        workgroup_memory: 0,
+        twin,
+        sample,
+    }
 }
 
 /// `Step` in `shaders/shared/step.wgsl`; starts and distances count elements.
@@ -145,12 +167,92 @@ pub struct StepParams {
     pub streams: u32,
     /// I, for streams.
     pub input: u32,
+    /// Where the steps of a kernel that runs them all stand in `mask`: a [`Moment`] for each.
+    pub table: u32,
+    /// How many they are.
+    pub steps: u32,
     /// The shader's struct has a size of whole `vec4`s.
-    pub padding: [u32; 3],
+    pub padding: u32,
+}
+
+/// What differs from step to step in [`StepParams`]: an entry of the table that the kernels of all
+/// steps read.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct Moment {
+    /// As in [`StepParams`], like all that follow.
+    pub count: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub next_count: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub gates_start: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub dgates_start: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub dgates_next: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub h_from: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub h_next: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub c_from: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub c_next: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub y_start: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub mask_start: u32,
+    #[allow(missing_docs, reason = "see above")]
+    pub mask_next: u32,
+}
+
+impl Moment {
+    /// Words of an entry.
+    pub const WORDS: usize = size_of::<Self>() / 4;
+}
+
+impl StepParams {
+    /// What differs from step to step.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            count: self.count,
+            next_count: self.next_count,
+            gates_start: self.gates_start,
+            dgates_start: self.dgates_start,
+            dgates_next: self.dgates_next,
+            h_from: self.h_from,
+            h_next: self.h_next,
+            c_from: self.c_from,
+            c_next: self.c_next,
+            y_start: self.y_start,
+            mask_start: self.mask_start,
+            mask_next: self.mask_next,
+        }
+    }
+
+    /// The parameters of another step of the same kernel.
+    #[must_use]
+    pub fn at(&self, m: &Moment) -> Self {
+        Self {
+            count: m.count,
+            next_count: m.next_count,
+            gates_start: m.gates_start,
+            dgates_start: m.dgates_start,
+            dgates_next: m.dgates_next,
+            h_from: m.h_from,
+            h_next: m.h_next,
+            c_from: m.c_from,
+            c_next: m.c_next,
+            y_start: m.y_start,
+            mask_start: m.mask_start,
+            mask_next: m.mask_next,
+            ..*self
+        }
+    }
 }
 
 /// Where the rows of a step's sequences stand, and what its mask says of them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rows<'a> {
     /// The step's parameters.
     pub p: StepParams,
@@ -173,6 +275,27 @@ impl<'a> Rows<'a> {
         })
     }
 
+    /// The rows of every step, for a kernel that runs them all.
+    ///
+    /// # Errors
+    /// If the table of steps leaves the mask.
+    pub fn steps(&self) -> Result<Vec<Self>> {
+        let start = self.p.table as usize;
+        let words = self.p.steps as usize * Moment::WORDS;
+        let table = self.mask.get(start..start + words).ok_or_else(|| {
+            let have = self.mask.len();
+            Error::shape("all steps", "end of their table", start + words, have)
+        })?;
+        let entries = table.chunks_exact(Moment::WORDS);
+        let at = |words: &[u32]| Self {
+            p: self
+                .p
+                .at(&bytemuck::pod_read_unaligned(bytemuck::cast_slice(words))),
+            ..self.clone()
+        };
+        Ok(entries.map(at).collect())
+    }
+
     /// Those of a step of sequences.
     pub(crate) fn of_step(p: StepParams, mask: &'a [u32], masked: bool) -> Self {
         Self {
@@ -181,6 +304,14 @@ impl<'a> Rows<'a> {
             masked,
             stream: false,
         }
+    }
+
+    pub(crate) fn mask(&self) -> &'a [u32] {
+        self.mask
+    }
+
+    pub(crate) fn masked(&self) -> bool {
+        self.masked
     }
 
     /// True if the rows are streams and `gates` holds their inputs.
@@ -464,6 +595,26 @@ impl<R: Real> Forward<'_, R> {
         product(x, weights(0, input), sums, R::ONE, R::ONE)?;
         Ok(done(recurrent, Some(from_x)))
     }
+}
+
+/// W_hh as the kernels of single steps have it, from what [`pack`](super::pack) made of it:
+/// forward `[K, G, units]`, back `[G, K, units]`.
+pub(crate) fn unpacked<R: Real>(
+    packed: &[R],
+    [gates, size, units]: [usize; 3],
+    back: bool,
+) -> Vec<R> {
+    let mut out = vec![R::ZERO; gates * size * units];
+    for (at, lanes) in packed.chunks_exact(UNITS).enumerate() {
+        let (g, k, first) = (at % gates, at / gates % size, at / (gates * size) * UNITS);
+        let row = if back { g * size + k } else { k * gates + g };
+        let count = UNITS.min(units.saturating_sub(first));
+        let to = row * units + first;
+        if count > 0 {
+            out[to..to + count].copy_from_slice(&lanes[..count]);
+        }
+    }
+    out
 }
 
 /// The gradient that reaches h through the gates of the next step: dgates W_hh, `[N, P]`, 0 for

@@ -54,7 +54,7 @@ struct Planned {
 }
 
 fn plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Planned> {
-    let run = Run::new(spec, call)?;
+    let run = Run::new(spec, call, target)?;
     let mut b = Builder::on(name(&run), *target);
     let x = b.float("x", &run.shape(call.input, spec.input_size), Role::Input);
     let y = b.float("y", &run.shape(call.output, spec.features()), Role::Output);

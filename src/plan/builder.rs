@@ -2,7 +2,9 @@
 
 use bytemuck::NoUninit;
 
-use super::{Buffer, BufferId, Choice, Cost, PARAMS_STRIDE, Plan, Role, Section, Step, Target};
+use super::{
+    Buffer, BufferId, Choice, Contents, Cost, PARAMS_STRIDE, Plan, Role, Section, Step, Target,
+};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS};
 
@@ -60,6 +62,7 @@ impl Builder {
                 sections: Vec::new(),
                 params: Vec::new(),
                 choices: Vec::new(),
+                contents: Vec::new(),
             },
         }
     }
@@ -94,6 +97,29 @@ impl Builder {
     /// What the plan is made for.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Puts integers into a buffer from an element on, once, when the plan is given memory.
+    ///
+    /// # Errors
+    /// If the buffer holds no integers, or is too short.
+    pub fn contents(&mut self, id: BufferId, start: usize, words: Vec<u32>) -> Result<()> {
+        const OP: &str = "Builder::contents";
+        let buffer = self.buffer(id);
+        if buffer.element != Element::Uint {
+            let got = buffer.element;
+            return Err(Error::shape(OP, &buffer.name, Element::Uint, got));
+        }
+        let end = start + words.len();
+        if end > buffer.len() {
+            return Err(Error::shape(OP, &buffer.name, end, buffer.len()));
+        }
+        self.plan.contents.push(Contents {
+            buffer: id,
+            start,
+            words,
+        });
+        Ok(())
     }
 
     /// Notes a choice for [`Plan::choices`].

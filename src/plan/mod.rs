@@ -8,6 +8,7 @@ mod builder;
 mod describe;
 mod matrix;
 mod memory;
+mod parts;
 pub mod sequence;
 mod target;
 
@@ -21,6 +22,8 @@ pub use builder::{Builder, Dispatch, Grid};
 pub use matrix::Matrix;
 pub(crate) use matrix::injective;
 pub use memory::Layout;
+pub use parts::Portion;
+pub(crate) use target::DISPATCH_STEPS;
 pub use target::{Choice, DeviceKind, Force, Target};
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment
@@ -36,6 +39,15 @@ pub struct Plan {
     pub(crate) sections: Vec<Section>,
     pub(crate) params: Vec<u8>,
     pub(crate) choices: Vec<Choice>,
+    pub(crate) contents: Vec<Contents>,
+}
+
+/// Numbers that a plan puts into a buffer before it runs, such as a table of its own steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contents {
+    pub(crate) buffer: BufferId,
+    pub(crate) start: usize,
+    pub(crate) words: Vec<u32>,
 }
 
 /// The number of a buffer in its plan.

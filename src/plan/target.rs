@@ -5,7 +5,10 @@
 //! for a device that is not here.
 
 use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 
+use super::sequence::Strategy;
+use crate::error::{Error, Result};
 use crate::kernels::gemm::Form;
 
 /// What a plan is made for.
@@ -23,6 +26,8 @@ pub struct Target {
     pub subgroups: bool,
     /// Whether kernels may use 16-bit floats.
     pub f16: bool,
+    /// The most steps of a level in one dispatch, so that none runs into a driver's time-out.
+    pub dispatch_steps: usize,
     /// What is chosen whatever the rules say.
     pub force: Force,
 }
@@ -64,6 +69,77 @@ impl Display for DeviceKind {
 pub struct Force {
     /// The form of matrix products.
     pub gemm: Option<Form>,
+    /// How the steps of a layer are run.
+    pub strategy: Option<Strategy>,
+}
+
+/// A step of a layer that fits a workgroup takes some microseconds, and drivers give a dispatch two
+/// seconds.
+pub(crate) const DISPATCH_STEPS: usize = 1 << 14;
+
+impl Force {
+    /// Every way to change one choice of others.
+    pub(crate) fn changes() -> Vec<Box<dyn Fn(Self) -> Self>> {
+        let mut changes: Vec<Box<dyn Fn(Self) -> Self>> = Vec::new();
+        for strategy in Strategy::ALL {
+            changes.push(Box::new(move |force| Self {
+                strategy: Some(strategy),
+                ..force
+            }));
+        }
+        for form in Form::ALL {
+            changes.push(Box::new(move |force| Self {
+                gemm: Some(form),
+                ..force
+            }));
+        }
+        changes
+    }
+}
+
+/// `strategy=sequence product=tile64`, or `rules` where nothing is forced.
+impl Display for Force {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = [
+            ("strategy", self.strategy.map(Strategy::name)),
+            ("product", self.gemm.map(Form::name)),
+        ]
+        .into_iter()
+        .filter_map(|(what, name)| Some(format!("{what}={}", name?)))
+        .collect();
+        match words.as_slice() {
+            [] => f.write_str("rules"),
+            words => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+/// The text that [`Display`] writes.
+impl FromStr for Force {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut force = Self::default();
+        for word in text.split_whitespace().filter(|w| *w != "rules") {
+            let wrong = || Error::value("Force", "choice", "what=name, both known", word);
+            let (what, name) = word.split_once('=').ok_or_else(wrong)?;
+            let known = match what {
+                "strategy" => {
+                    force.strategy = Strategy::ALL.into_iter().find(|s| s.name() == name);
+                    force.strategy.is_some()
+                }
+                "product" => {
+                    force.gemm = Form::named(name);
+                    force.gemm.is_some()
+                }
+                _ => false,
+            };
+            if !known {
+                return Err(wrong());
+            }
+        }
+        Ok(force)
+    }
 }
 
 impl Target {
@@ -76,7 +152,11 @@ impl Target {
             storage_buffers: 8,
             subgroups: false,
             f16: false,
-            force: Force { gemm: None },
+            dispatch_steps: DISPATCH_STEPS,
+            force: Force {
+                gemm: None,
+                strategy: None,
+            },
         }
     }
 }

@@ -27,7 +27,7 @@ impl Evaluator {
     /// If a size is 0 or too large for the device.
     pub fn new(model: &LanguageModel, size: Size) -> Result<Self> {
         let spec = *model.spec();
-        let run = spec.run(size, Mode::Inference)?;
+        let run = spec.run(size, Mode::Inference, &model.context().target())?;
         let mut b = Builder::on("evaluate", model.context().target());
         let (feed, states) = Feed::new(&mut b, &run, spec.vocabulary)?;
         let loss = b.float("loss", &[1], Role::Output);

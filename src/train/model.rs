@@ -15,7 +15,7 @@ use crate::layer::Layer;
 use crate::plan::sequence::{
     self as driver, Call, Ends, LayerSpec, Mode, Run, Size, States, Weights,
 };
-use crate::plan::{BufferId, Builder, Matrix, Role};
+use crate::plan::{BufferId, Builder, Matrix, Role, Target};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
@@ -97,12 +97,12 @@ impl ModelSpec {
     }
 
     /// A call of the model's recurrent layer.
-    pub(crate) fn run(&self, size: Size, mode: Mode) -> Result<Run> {
+    pub(crate) fn run(&self, size: Size, mode: Mode, target: &Target) -> Result<Run> {
         let call = match mode {
             Mode::Training => Call::training(size),
             Mode::Inference => Call::inference(size),
         };
-        Run::new(&self.layer, &call)
+        Run::new(&self.layer, &call, target)
     }
 
     /// Adds the forward pass from token ids `[T, N]` to logits.

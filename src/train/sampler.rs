@@ -37,7 +37,11 @@ impl Sampler {
             ));
         }
         let spec = *model.spec();
-        let run = spec.run(Size { steps: 1, batch: 1 }, Mode::Inference)?;
+        let run = spec.run(
+            Size { steps: 1, batch: 1 },
+            Mode::Inference,
+            &model.context().target(),
+        )?;
         let mut b = Builder::on("sample", model.context().target());
         let input = b.uint("input", &[1, 1], Role::Input);
         let weights = spec.weights(&mut b);

@@ -102,7 +102,7 @@ impl Trainer {
         }
         let layer = model_spec.layer;
         let (e, h, v) = (layer.input_size, layer.features(), model_spec.vocabulary);
-        let run = model_spec.run(size, Mode::Training)?;
+        let run = model_spec.run(size, Mode::Training, &model.context().target())?;
         let rows = run.rows();
 
         let mut b = Builder::on("train", model.context().target());

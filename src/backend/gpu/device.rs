@@ -8,7 +8,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, compose};
-use crate::plan::{DeviceKind, Force, Target};
+use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, Target};
 
 /// A device, its queue and its pipelines.
 #[derive(Debug)]
@@ -98,6 +98,11 @@ impl Gpu {
         &self.limits
     }
 
+    pub(crate) fn identity(&self) -> String {
+        let info = self.device.adapter_info();
+        format!("{}, {} {}", self.name(), info.driver, info.driver_info)
+    }
+
     pub(crate) fn target(&self) -> Target {
         let (limits, features) = (&self.limits, self.device.features());
         Target {
@@ -112,6 +117,7 @@ impl Gpu {
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            dispatch_steps: DISPATCH_STEPS,
             force: Force::default(),
         }
     }
@@ -233,7 +239,7 @@ impl Gpu {
     }
 
     fn build(&self, kernel: &'static Kernel, constants: &[Constant]) -> Result<Pipeline> {
-        self.check(kernel)?;
+        self.check(kernel, constants)?;
         let text = compose(kernel.name, kernel.wgsl, constants)?;
         let mut entries = vec![entry(
             0,
@@ -244,7 +250,8 @@ impl Gpu {
         for (i, binding) in kernel.bindings.iter().enumerate() {
             let read_only = binding.access == Access::Read;
             let ty = wgpu::BufferBindingType::Storage { read_only };
-            entries.push(entry(i as u32 + 1, ty, false, Element::SIZE));
+            // Whether elements are bound singly or as vec4s is the shader's affair.
+            entries.push(entry(i as u32 + 1, ty, false, 0));
         }
         let label = Some(kernel.name);
         self.checked(kernel.name, || {
@@ -282,19 +289,19 @@ impl Gpu {
     }
 
     /// Refuses a kernel that asks for more than the device has, before wgpu would.
-    pub(crate) fn check(&self, kernel: &Kernel) -> Result<()> {
+    pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
         let limits = &self.limits;
         let needs = [
             (
                 "invocations per workgroup",
-                kernel.workgroup_size,
+                kernel.threads(constants),
                 limits
                     .max_compute_invocations_per_workgroup
                     .min(limits.max_compute_workgroup_size_x),
             ),
             (
                 "bytes of workgroup memory",
-                kernel.workgroup_memory,
+                kernel.shared_bytes(constants),
                 limits.max_compute_workgroup_storage_size,
             ),
             (

@@ -1,8 +1,10 @@
 //! The GPU backend: [`device`] opens adapters and keeps pipelines, [`recording`] turns a plan into
-//! commands.
+//! commands, [`timing`] measures them.
 
 mod device;
 mod recording;
+mod timing;
 
 pub(crate) use device::{Gpu, describe};
 pub(crate) use recording::Recording;
+pub(crate) use timing::{MAX_PASSES, Timestamps, each, total};

@@ -68,16 +68,17 @@ impl Recording {
         Ok(Self { steps, bind_groups })
     }
 
-    /// Records some steps as one compute pass.
+    /// Records some steps as one compute pass, which may write when it began and ended.
     pub(crate) fn record(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         label: &str,
         steps: Range<usize>,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some(label),
-            timestamp_writes: None,
+            timestamp_writes,
         });
         let mut current: *const Pipeline = std::ptr::null();
         for step in &self.steps[steps] {

@@ -1,4 +1,4 @@
-//! `wgrnn`: checks, plans, trains and samples recurrent networks on the devices of this machine.
+//! `wgrnn`: checks, times, plans, trains and samples recurrent networks on the devices of this machine.
 //!
 //! Exit status 0: all that was asked for ran and passed. 1: a check failed. 2: an error, told in one
 //! line. 3: nothing failed, but something is not supported.
@@ -21,13 +21,15 @@ macro_rules! eprintln {
     ($($text:tt)*) => { $crate::print_error(format_args!($($text)*)) };
 }
 
+mod bench;
 mod check;
+mod floor;
 mod info;
 mod plan;
 mod sample;
 mod train;
 
-/// Recurrent neural networks on the GPU: checks, plans, training.
+/// Recurrent neural networks on the GPU: checks, benchmarks, plans, training.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -37,6 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Check(check::Args),
     Info(info::Args),
     Plan(plan::Args),
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
     )
     .init();
     let done = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Plan(args) => plan::run(&args),

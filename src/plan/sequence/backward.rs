@@ -58,7 +58,7 @@ pub fn backward(
         return Err(Error::value("layer", "mode", "Training", got));
     }
     check_len(b, "dy", args.dy, run.rows() * spec.features())?;
-    check_weights(spec, weights)?;
+    check_weights(run, weights)?;
     let states_of = spec.num_layers * spec.directions() * run.batch();
     for (arg, id, width) in [
         ("dhn", args.dhn, spec.output_size()),
@@ -113,6 +113,7 @@ pub fn backward(
                     &gradients[number * per_level..(number + 1) * per_level],
                 ),
                 work: work(b, run, level),
+                packed: pass.pack_back(b)?,
                 pass,
             };
             back.push(b, args, dh0, dc0)?;
@@ -190,6 +191,8 @@ struct LevelBackward<'a> {
     dx: Option<BufferId>,
     gradients: Gradients,
     work: LevelGradients,
+    /// W_hh for the kernel that runs all steps.
+    packed: Option<BufferId>,
 }
 
 impl LevelBackward<'_> {
@@ -237,7 +240,7 @@ impl LevelBackward<'_> {
                     buffer,
                     order: None,
                 };
-                self.pass.segment(b, segment, self.x, y, true)?;
+                self.pass.segment(b, segment, self.x, y, true, true)?;
             }
             self.steps(b, segment)?;
             self.close(b, segment)?;
@@ -274,6 +277,9 @@ impl LevelBackward<'_> {
 
     fn steps(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
         let at = self.pass.at(segment);
+        if let Some(weight) = self.packed {
+            return at.sequence_backward(b, self.dy, &self.work, weight);
+        }
         for moment in at.moments().into_iter().rev() {
             for pass in self.pass.run.spec().cell.backward {
                 at.backward(b, pass, moment, self.dy, &self.work)?;
@@ -313,7 +319,7 @@ impl LevelBackward<'_> {
                 .push(b)?;
             }
             if run.call().resets {
-                let mask = run.place(run.call().input, t);
+                let mask = run.mask_place(t);
                 let rows = MaskRows {
                     mask: states.mask,
                     start: mask.start + first * mask.row,

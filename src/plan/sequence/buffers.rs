@@ -2,6 +2,8 @@
 
 use super::run::Run;
 use super::spec::{LayerSpec, Level};
+use super::strategy::{Strategy, UNITS, choose};
+use crate::kernels::pack::Blocks;
 use crate::plan::{BufferId, Builder, Role};
 
 /// The buffers of one level's weights, in PyTorch's layout and gate order.
@@ -19,7 +21,8 @@ pub struct LevelWeights {
     pub weight_hr: Option<BufferId>,
     /// `[diagonal, H]`, for cells with such weights.
     pub weight_p: Option<BufferId>,
-    /// `[P, G·H]`, packed by [`prepare`](super::prepare).
+    /// Packed by [`prepare`](super::prepare): `[P, G·H]`, or `[blocks, P, G, U]` for a kernel that runs
+    /// all steps.
     pub weight_hh_t: BufferId,
     /// `[H, P]`, likewise.
     pub weight_hr_t: Option<BufferId>,
@@ -28,6 +31,8 @@ pub struct LevelWeights {
 /// The buffers of a layer's weights.
 #[derive(Debug, Clone)]
 pub struct Weights {
+    /// How the recurrent weights are packed for a kernel that runs all steps.
+    pub packed: Option<Blocks>,
     /// For each level.
     pub levels: Vec<LevelWeights>,
     /// The weights that training changes, in the order of [`LayerSpec::weight_shapes`].
@@ -38,6 +43,8 @@ pub struct Weights {
 
 /// Adds the buffers of a layer's weights, with PyTorch's names.
 pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
+    let (strategy, why) = choose(spec, b.target());
+    b.chose("steps of the layer", strategy.name(), &why);
     let mut named: Vec<(String, BufferId)> = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
         let id = b.float(&name, shape, Role::Weight);
@@ -45,6 +52,8 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
         id
     };
     let (width, hidden, output) = (spec.width(), spec.hidden_size, spec.output_size());
+    let packed = (strategy == Strategy::Sequence).then(|| Blocks::forward(sizes(spec), UNITS));
+    let shape = packed.map_or(vec![output, width], |blocks| vec![blocks.len()]);
     let mut trained = Vec::new();
     let mut levels = Vec::new();
     let zeros = (!spec.bias).then(|| add("zero_bias".to_owned(), &[width]));
@@ -66,16 +75,26 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
             bias_hh: find("bias_hh").or(zeros).unwrap_or(weight_hh),
             weight_hr: find("weight_hr"),
             weight_p: find("weight_p"),
-            weight_hh_t: add(format!("weight_hh_t_{suffix}"), &[output, width]),
+            weight_hh_t: add(format!("weight_hh_t_{suffix}"), &shape),
             weight_hr_t: find("weight_hr")
                 .map(|_| add(format!("weight_hr_t_{suffix}"), &[hidden, output])),
         });
     }
     Weights {
+        packed,
         levels,
         trained,
         named,
     }
+}
+
+/// How W_hh is packed for a kernel that runs all steps back.
+pub(super) fn blocks_back(spec: &LayerSpec) -> Blocks {
+    Blocks::backward(sizes(spec), UNITS)
+}
+
+fn sizes(spec: &LayerSpec) -> [usize; 3] {
+    [spec.cell.gates, spec.hidden_size, spec.output_size()]
 }
 
 /// What a forward pass of one level writes; its rows are those of a segment.
@@ -109,7 +128,8 @@ pub struct States {
     pub lengths: Option<BufferId>,
     /// In the order of the input, if the call has resets.
     pub resets: Option<BufferId>,
-    /// The mask that follows from both; without them one number that is not read.
+    /// The tables of the kernels that run all steps, and the mask that follows from both; where there
+    /// is neither, one number that is not read.
     pub mask: BufferId,
     /// For each level.
     pub levels: Vec<LevelStates>,
@@ -136,9 +156,10 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
         shape.pop();
         b.uint("resets", &shape, Role::Input)
     });
-    let mask = match run.masked() {
-        true => b.uint("mask", &[run.rows()], Role::Saved),
-        false => b.uint("no mask", &[1], Role::Input),
+    let mask = match (run.table_words(), run.masked()) {
+        (0, false) => b.uint("no mask", &[1], Role::Input),
+        (words, true) => b.uint("mask", &[words + run.rows()], Role::Saved),
+        (words, false) => b.uint("steps", &[words], Role::Input),
     };
     let levels = spec
         .levels()

@@ -1,11 +1,12 @@
 //! The forward pass of a layer as steps of a plan.
 
-use super::buffers::{States, Weights};
+use super::buffers::{States, Weights, blocks_back};
 use super::call::Order;
 use super::run::{Block, Run, Segment};
 use super::spec::Level;
 use super::step::{At, Output};
-use super::{BufferId, Builder, Matrix, check_len, check_rows, check_weights};
+use super::strategy::Strategy;
+use super::{BufferId, Builder, Matrix, Role, check_len, check_rows, check_weights};
 use crate::error::{Error, Result};
 use crate::kernels::copy::copy;
 use crate::kernels::dropout::{self, Dropout};
@@ -44,7 +45,7 @@ pub fn forward(
     let spec = run.spec();
     check_rows("x", ends.x, run.rows(), spec.input_size)?;
     check_len(b, "y", ends.y, run.rows() * spec.features())?;
-    check_weights(spec, weights)?;
+    check_weights(run, weights)?;
     if run.training() && spec.dropout > 0.0 && ends.clock.is_none() {
         let expected = "given to a layer with dropout";
         return Err(Error::value("layer", "clock", expected, "none"));
@@ -67,7 +68,7 @@ pub fn forward(
             let last = segment.number + 1 == segments.len();
             // What runs again in the backward pass is kept then.
             let save = segment.trained && !run.runs_again();
-            pass.segment(b, segment, x, y, save)?;
+            pass.segment(b, segment, x, y, save, false)?;
             pass.store(b, segment, last)?;
         }
         let done = !spec.bidirectional || level.reverse;
@@ -116,7 +117,7 @@ fn make_mask(b: &mut Builder, run: &Run, states: &States) -> Result<()> {
     Mask {
         lengths: states.lengths,
         resets: states.resets,
-        mask: states.mask,
+        mask: (states.mask, run.table_words()),
         size,
         rows: row,
     }
@@ -165,12 +166,14 @@ impl Pass<'_> {
             level: self.level,
             weights: &self.weights.levels[number],
             states: &self.states.levels[number],
+            number,
             mask: self.states.mask,
             segment,
         }
     }
 
     /// Adds a segment: loads its initial states, projects the input of all its rows and runs its steps.
+    /// `save` says whether the backward pass will need it, `again` whether it ran before.
     pub(super) fn segment(
         &self,
         b: &mut Builder,
@@ -178,11 +181,15 @@ impl Pass<'_> {
         x: Matrix,
         y: Output,
         save: bool,
+        again: bool,
     ) -> Result<()> {
         let at = self.at(segment);
         self.load(b, segment)?;
         for block in self.run.blocks(segment) {
             self.project(b, x, block)?;
+        }
+        if self.run.strategy() == Strategy::Sequence {
+            return at.sequence_forward(b, y, save, again);
         }
         for moment in at.moments() {
             for pass in self.run.spec().cell.forward {
@@ -190,6 +197,18 @@ impl Pass<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Packs W_hh for the kernel that runs all steps back, if there is one.
+    pub(super) fn pack_back(&self, b: &mut Builder) -> Result<Option<BufferId>> {
+        if self.run.strategy() != Strategy::Sequence {
+            return Ok(None);
+        }
+        let blocks = blocks_back(self.run.spec());
+        let name = format!("weight_back_{}", self.level.suffix());
+        let packed = b.float(&name, &[blocks.len()], Role::Scratch);
+        blocks.push(b, self.weights.levels[self.number()].weight_hh, packed)?;
+        Ok(Some(packed))
     }
 
     /// gates = X · W_ihᵀ + b_ih for some rows.
@@ -249,7 +268,7 @@ impl Pass<'_> {
                 // c is zeroed where it is read, since its gradients need it whole.
                 let reset = start.step.filter(|_| run.call().resets && which == 0);
                 let mask = reset.map(|t| {
-                    let rows = run.place(run.call().input, t);
+                    let rows = run.mask_place(t);
                     MaskRows {
                         mask: self.states.mask,
                         start: rows.start + first * rows.row,

@@ -18,6 +18,7 @@ mod run;
 mod sampled;
 mod spec;
 mod step;
+mod strategy;
 mod streams;
 
 use super::{BufferId, Builder, Matrix, Role};
@@ -32,6 +33,8 @@ pub use forward::{Ends, forward};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
 pub use spec::{LayerSpec, Level};
+pub(crate) use strategy::UNITS;
+pub use strategy::{Strategy, choose};
 pub(crate) use streams::sample as sample_stream;
 pub use streams::{StreamStates, streams};
 
@@ -41,7 +44,10 @@ pub use streams::{StreamStates, streams};
 /// If the buffers are not those of [`weights`].
 pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
     for level in &weights.levels {
-        transpose(b, level.weight_hh, level.weight_hh_t)?;
+        match weights.packed {
+            None => transpose(b, level.weight_hh, level.weight_hh_t)?,
+            Some(blocks) => blocks.push(b, level.weight_hh, level.weight_hh_t)?,
+        }
         if let (Some(from), Some(to)) = (level.weight_hr, level.weight_hr_t) {
             transpose(b, from, to)?;
         }
@@ -71,8 +77,22 @@ fn check_len(b: &Builder, arg: &str, id: BufferId, len: usize) -> Result<()> {
     }
 }
 
-/// Refuses the weights of a layer with another number of levels.
-fn check_weights(spec: &LayerSpec, weights: &Weights) -> Result<()> {
+/// Refuses the weights of a layer with another number of levels, or packed for other kernels.
+fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
+    let spec = run.spec();
+    let strategy = match weights.packed {
+        None => Strategy::Steps,
+        Some(_) => Strategy::Sequence,
+    };
+    if strategy != run.strategy() {
+        let (expected, got) = (run.strategy().name(), strategy.name());
+        return Err(Error::value(
+            "layer",
+            "weights",
+            format!("packed for {expected}"),
+            got,
+        ));
+    }
     let levels = spec.num_layers * spec.directions();
     if weights.levels.len() == levels {
         return Ok(());

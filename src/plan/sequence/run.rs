@@ -9,7 +9,10 @@ use std::ops::Range;
 
 use super::call::{Batch, Call, Mode, Order, check};
 use super::spec::{LayerSpec, check_elements};
+use super::strategy::{Strategy, choose};
 use crate::error::Result;
+use crate::kernels::step::Moment;
+use crate::plan::Target;
 
 /// A run of steps whose kept values share the memory of the other segments'.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,15 +57,17 @@ pub struct Run {
     segments: [Vec<Segment>; 2],
     most_rows: usize,
     runs_again: bool,
+    target: Target,
+    strategy: Strategy,
 }
 
 impl Run {
-    /// Checks a call of a layer.
+    /// Checks a call of a layer on a device.
     ///
     /// # Errors
     /// If a size is 0, options contradict each other, batch sizes are not sorted, or an array had more
     /// elements than 32 bits can index.
-    pub fn new(spec: &LayerSpec, call: &Call) -> Result<Self> {
+    pub fn new(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Self> {
         spec.check()?;
         check(spec, call)?;
         let offsets = match &call.batch {
@@ -82,6 +87,8 @@ impl Run {
             segments: [Vec::new(), Vec::new()],
             most_rows: 0,
             runs_again: false,
+            target: *target,
+            strategy: choose(spec, target).0,
         };
         let (rows, batch) = match &call.batch {
             Batch::Padded(size) => ([size.steps, size.batch], size.batch),
@@ -159,6 +166,55 @@ impl Run {
             (Batch::Packed(_), _) => vec![self.rows(), features],
             (Batch::Padded(s), Order::TimeFirst) => vec![s.steps, s.batch, features],
             (Batch::Padded(s), Order::BatchFirst) => vec![s.batch, s.steps, features],
+        }
+    }
+
+    /// The device.
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How the steps of a level are run.
+    pub(crate) fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// Words in front of the mask: the tables of the kernels that run all steps, for each level one,
+    /// and where segments run again without an output of theirs another.
+    pub(crate) fn table_words(&self) -> usize {
+        match self.strategy {
+            Strategy::Steps => 0,
+            Strategy::Sequence => {
+                let levels = self.spec.num_layers * self.spec.directions();
+                let kinds = 1 + usize::from(self.runs_again);
+                levels * kinds * self.steps() * Moment::WORDS
+            }
+        }
+    }
+
+    /// Where the table of a level's segment stands; `again` for the second one.
+    pub(crate) fn table(
+        &self,
+        level: usize,
+        segment: &Segment,
+        reverse: bool,
+        again: bool,
+    ) -> usize {
+        let kinds = 1 + usize::from(self.runs_again);
+        let before: usize = self.segments(reverse)[..segment.number]
+            .iter()
+            .map(|s| s.steps.len())
+            .sum();
+        let tables = level * kinds + usize::from(again);
+        (tables * self.steps() + before) * Moment::WORDS
+    }
+
+    /// The rows of a step in the mask.
+    pub(crate) fn mask_place(&self, t: usize) -> Place {
+        let place = self.place(self.call.input, t);
+        Place {
+            start: self.table_words() + place.start,
+            row: place.row,
         }
     }
 

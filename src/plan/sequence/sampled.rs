@@ -1,7 +1,7 @@
 //! One kernel of one step with its buffers, for the test inputs of kernels.
 
 use super::backward::work;
-use super::buffers::{States, Weights, states, weights};
+use super::buffers::{States, Weights, blocks_back, states, weights};
 use super::run::{Run, Segment};
 use super::spec::Level;
 use super::step::{At, Moment, Output};
@@ -48,6 +48,7 @@ impl<'a> Sampled<'a> {
             level: &self.level,
             weights: &self.weights.levels[number],
             states: &self.states.levels[number],
+            number,
             mask: self.states.mask,
             segment: &self.segment,
         };
@@ -62,6 +63,23 @@ impl<'a> Sampled<'a> {
     pub(crate) fn forward(&self, b: &mut Builder, pass: &Pass) -> Result<()> {
         let (at, moment, y) = self.at();
         at.forward(b, pass, moment, y, self.run.training())
+    }
+
+    /// Adds the kernel that runs all steps forward.
+    pub(crate) fn sequence_forward(&self, b: &mut Builder) -> Result<()> {
+        let (at, _, y) = self.at();
+        at.sequence_forward(b, y, self.run.training(), false)
+    }
+
+    /// Adds the kernel that runs all steps back, over weights that are packed already.
+    pub(crate) fn sequence_backward(&self, b: &mut Builder) -> Result<()> {
+        let (at, _, dy) = self.at();
+        // It shares the table of the forward pass.
+        at.push_table(b, dy, false)?;
+        let work = work(b, self.run, &self.level);
+        let packed = blocks_back(self.run.spec());
+        let weight = b.float("weight_back", &[packed.len()], Role::Scratch);
+        at.sequence_backward(b, dy, &work, weight)
     }
 
     /// Adds a backward kernel.

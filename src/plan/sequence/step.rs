@@ -5,14 +5,19 @@ use super::buffers::{LevelStates, LevelWeights};
 use super::call::{Mode, Order};
 use super::run::{Place, Run, Segment};
 use super::spec::{LayerSpec, Level};
+use super::strategy::{floats, team};
 use super::{BufferId, Builder};
 use crate::cell::{CellOption, Pass, Units};
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Binding, Constant, Kernel};
+use crate::kernel::{Access, Binding, Constant};
 use crate::kernels::gates::{NAMES, split};
 use crate::kernels::index;
-use crate::kernels::step::{ROWS, StepParams, WORKGROUP};
+use crate::kernels::step::{Moment as Entry, ROWS, StepParams, WORKGROUP};
 use crate::plan::{Cost, Dispatch, Grid};
+
+/// The places of a cell's kernels for all steps.
+const FORTH: usize = 0;
+const BACK: usize = 1;
 
 /// An output of a layer, or its gradient: rows of D·P values.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +45,8 @@ pub(crate) struct At<'a> {
     pub(crate) level: &'a Level,
     pub(crate) weights: &'a LevelWeights,
     pub(crate) states: &'a LevelStates,
+    /// The level's place among all.
+    pub(crate) number: usize,
     pub(crate) mask: BufferId,
     pub(crate) segment: &'a Segment,
 }
@@ -75,8 +82,13 @@ impl At<'_> {
         y: Output,
         save: bool,
     ) -> Result<()> {
+        let known = self.forward_buffers(y);
+        self.push(b, pass, moment, y, save, &known)
+    }
+
+    fn forward_buffers(&self, y: Output) -> [(&'static str, Option<BufferId>); 7] {
         let (w, s) = (self.weights, self.states);
-        let known = [
+        [
             ("gates", Some(s.gates)),
             ("weight_hh_t", Some(w.weight_hh_t)),
             ("weight_hr_t", w.weight_hr_t),
@@ -84,8 +96,138 @@ impl At<'_> {
             ("c", s.c),
             ("inner", s.inner),
             ("y", Some(y.buffer)),
-        ];
-        self.push(b, pass, moment, y, save, &known)
+        ]
+    }
+
+    /// Adds the forward kernel that runs all steps of the segment; `again` says that it ran before and
+    /// its output is not wanted.
+    pub(crate) fn sequence_forward(
+        &self,
+        b: &mut Builder,
+        y: Output,
+        save: bool,
+        again: bool,
+    ) -> Result<()> {
+        self.push_table(b, y, again)?;
+        let known = self.forward_buffers(y);
+        self.push_sequence(b, FORTH, y, save, again, &known)
+    }
+
+    /// Adds the backward kernel that runs all steps of the segment, over the table of the forward pass;
+    /// `weight` is W_hh packed for it.
+    pub(crate) fn sequence_backward(
+        &self,
+        b: &mut Builder,
+        dy: Output,
+        work: &LevelGradients,
+        weight: BufferId,
+    ) -> Result<()> {
+        let mut known = self.backward_buffers(dy, work);
+        for (name, id) in &mut known {
+            if *name == "weight_hh" {
+                *id = Some(weight);
+            }
+        }
+        self.push_sequence(b, BACK, dy, true, false, &known)
+    }
+
+    fn table(&self, again: bool) -> usize {
+        let reverse = self.level.reverse;
+        self.run.table(self.number, self.segment, reverse, again)
+    }
+
+    /// Writes the table of the segment's steps.
+    pub(crate) fn push_table(&self, b: &mut Builder, y: Output, again: bool) -> Result<()> {
+        let mut words = Vec::with_capacity(self.segment.steps.len() * Entry::WORDS);
+        for moment in self.moments() {
+            let entry = self.params("the table of steps", moment, y)?.moment();
+            words.extend_from_slice(bytemuck::cast_slice(&[entry]));
+        }
+        b.contents(self.mask, self.table(again), words)
+    }
+
+    fn push_sequence(
+        &self,
+        b: &mut Builder,
+        which: usize,
+        y: Output,
+        save: bool,
+        again: bool,
+        known: &[(&str, Option<BufferId>)],
+    ) -> Result<()> {
+        let (run, spec) = (self.run, self.run.spec());
+        let Some(pass) = &spec.cell.sequence.as_ref().map(|passes| passes[which]) else {
+            let needs = "a kernel for all steps".to_owned();
+            return Err(Error::Unsupported {
+                op: spec.cell.name,
+                needs,
+            });
+        };
+        let team = team(spec, run.target(), run.batch());
+        let constants = [
+            self.constants(pass, save),
+            vec![
+                ("THREADS", team.threads as u32),
+                ("TILE", team.tile as u32),
+                ("HIDDEN", spec.hidden_size as u32),
+                ("KEPT_ROWS", team.rows as u32),
+                (
+                    "KEPT_TERMS",
+                    match team.rows {
+                        0 => 0,
+                        _ => spec.hidden_size.div_ceil(4) as u32,
+                    },
+                ),
+                ("WORKGROUP_FLOATS", floats(spec, team.tile) as u32),
+            ],
+        ]
+        .concat();
+        let moments = self.moments();
+        let op = pass.kernel.name;
+        let mut at = 0;
+        let mut parts: Vec<_> = Vec::new();
+        for part in moments.chunks(run.target().dispatch_steps.max(1)) {
+            parts.push((at, part));
+            at += part.len();
+        }
+        // Back the last steps come first.
+        if which == BACK {
+            parts.reverse();
+        }
+        let bindings = bindings(pass, &self.with_shared(known))?;
+        for (at, part) in parts {
+            b.push(Dispatch {
+                kernel: pass.kernel,
+                constants: &constants,
+                bindings: &bindings,
+                params: StepParams {
+                    table: index(op, self.table(again) + at * Entry::WORDS)?,
+                    steps: index(op, part.len())?,
+                    ..self.params(op, part[0], y)?
+                },
+                grid: Grid::Groups([run.batch().div_ceil(team.tile), 1, 1]),
+                cost: self.cost_of_all(pass, part),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What a kernel costs that runs some steps: the weights are read once.
+    fn cost_of_all(&self, pass: &Pass, moments: &[Moment]) -> Cost {
+        let (run, spec) = (self.run, self.run.spec());
+        let each = moments
+            .iter()
+            .map(|m| cost(spec, pass, run.count(m.t), run.slots()));
+        let total = each.fold(Cost::default(), |a, c| Cost {
+            flops: a.flops + c.flops,
+            bytes: a.bytes + c.bytes,
+            length: a.length.max(c.length),
+        });
+        let again = moments.len().saturating_sub(1) * spec.width() * spec.output_size();
+        Cost {
+            bytes: total.bytes.saturating_sub(4 * again as u64),
+            ..total
+        }
     }
 
     /// Adds a backward kernel of a step.
@@ -97,8 +239,17 @@ impl At<'_> {
         dy: Output,
         work: &LevelGradients,
     ) -> Result<()> {
+        let known = self.backward_buffers(dy, work);
+        self.push(b, pass, moment, dy, true, &known)
+    }
+
+    fn backward_buffers(
+        &self,
+        dy: Output,
+        work: &LevelGradients,
+    ) -> [(&'static str, Option<BufferId>); 9] {
         let (w, s) = (self.weights, self.states);
-        let known = [
+        [
             ("saved_gates", Some(s.gates)),
             ("saved_h", Some(s.h)),
             ("saved_c", s.c),
@@ -108,8 +259,7 @@ impl At<'_> {
             ("dgates", Some(work.dgates)),
             ("dstate", Some(work.dstate)),
             ("outer", work.outer),
-        ];
-        self.push(b, pass, moment, dy, true, &known)
+        ]
     }
 
     fn push(
@@ -123,6 +273,30 @@ impl At<'_> {
     ) -> Result<()> {
         let (run, kernel) = (self.run, pass.kernel);
         let spec = run.spec();
+        let count = run.count(moment.t);
+        b.push(Dispatch {
+            kernel,
+            constants: &self.constants(pass, save),
+            bindings: &bindings(pass, &self.with_shared(known))?,
+            params: self.params(kernel.name, moment, y)?,
+            grid: grid(spec, pass, count),
+            cost: cost(spec, pass, count, run.slots()),
+        })
+    }
+
+    fn constants(&self, pass: &Pass, save: bool) -> Vec<Constant> {
+        let flags = [
+            ("SAVE", u32::from(save)),
+            ("MASKED", u32::from(self.run.masked())),
+            ("STREAM", 0),
+        ];
+        constants(self.run.spec(), pass, &flags)
+    }
+
+    fn with_shared<'b>(
+        &self,
+        known: &[(&'b str, Option<BufferId>)],
+    ) -> Vec<(&'b str, Option<BufferId>)> {
         let w = self.weights;
         let shared = [
             ("mask", Some(self.mask)),
@@ -130,25 +304,11 @@ impl At<'_> {
             // Not read by a cell without such weights.
             ("weight_p", Some(w.weight_p.unwrap_or(w.bias_hh))),
         ];
-        let known: Vec<_> = known.iter().chain(&shared).copied().collect();
-        let flags = [
-            ("SAVE", u32::from(save)),
-            ("MASKED", u32::from(run.masked())),
-            ("STREAM", 0),
-        ];
-        let count = run.count(moment.t);
-        b.push(Dispatch {
-            kernel,
-            constants: &constants(spec, pass, &flags),
-            bindings: &bindings(pass, &known)?,
-            params: self.params(kernel, moment, y)?,
-            grid: grid(spec, pass, count),
-            cost: cost(spec, pass, count, run.slots()),
-        })
+        known.iter().chain(&shared).copied().collect()
     }
 
-    fn params(&self, kernel: &Kernel, moment: Moment, y: Output) -> Result<StepParams> {
-        let (run, segment, op) = (self.run, self.segment, kernel.name);
+    fn params(&self, op: &'static str, moment: Moment, y: Output) -> Result<StepParams> {
+        let (run, segment) = (self.run, self.segment);
         let spec = run.spec();
         let (hidden, output, features) = (spec.hidden_size, spec.output_size(), spec.features());
         let (t, batch, count) = (moment.t, run.batch(), run.count(moment.t));
@@ -175,10 +335,8 @@ impl At<'_> {
             let whole = run.place(order, t);
             (whole.start * features + column, whole.row * features)
         });
-        let mask = run.place(run.call().input, t);
-        let mask_next = moment
-            .next
-            .map_or(0, |next| run.place(run.call().input, next).start);
+        let mask = run.mask_place(t);
+        let mask_next = moment.next.map_or(0, |next| run.mask_place(next).start);
         // In inference one step's rows are enough.
         let handed = |width: usize| match run.call().mode {
             Mode::Training => (local.start * width, local.row * width),

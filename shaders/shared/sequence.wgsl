@@ -1,0 +1,78 @@
+// What the kernels that run all steps of a level have in common.
+//
+// A workgroup of THREADS invocations owns TILE sequences from their first step to their last; a
+// sequence needs none of another. In every step
+//   1. an invocation computes some of the G x H sums of every sequence, over H terms each: of h before
+//      the step with the weights of a gate's unit, or back of a gate's gradients in the step after
+//      with those of the gate for a unit;
+//   2. after a barrier, an invocation takes the sums of a unit of a sequence through the gates, always
+//      of the same ones, so that what a unit keeps for itself (c, h for the update gate) passes through
+//      storage without a barrier, and leaves the terms of the next step in workgroup memory.
+//
+// With KEPT_TERMS an invocation keeps the weights of its KEPT_ROWS sums in registers: variables with
+// names of their own, since an array that is indexed at run time would be spilled. A step then reads
+// from storage only what belongs to it. Without, the weights are read in every step.
+//
+// Weights are packed as [blocks, H, G, UNITS]: neighbouring invocations read neighbouring words.
+#import step
+
+const THREADS: u32 = 64u;
+const TILE: u32 = 1u;
+// H; its size makes addresses in workgroup memory constants.
+const HIDDEN: u32 = 1u;
+// Units of a block of weights.
+const UNITS: u32 = 16u;
+// Vectors of four weights that are kept of a row, and rows; or 0.
+const KEPT_TERMS: u32 = 0u;
+const KEPT_ROWS: u32 = 0u;
+// The terms of TILE sequences, then the sums.
+const WORKGROUP_FLOATS: u32 = 1u;
+
+// From one row of terms to the next.
+const TERMS_ROW: u32 = (HIDDEN + 3u) / 4u * 4u;
+// H with the last block filled.
+const PADDED: u32 = (HIDDEN + UNITS - 1u) / UNITS * UNITS;
+
+var<workgroup> memory: array<f32, WORKGROUP_FLOATS>;
+
+// The values of the step that is at hand; see Step.
+fn enter(nth: u32) {
+    let at = params.table + nth * 12u;
+    step.count = mask[at];
+    step.next_count = mask[at + 1u];
+    step.gates_start = mask[at + 2u];
+    step.dgates_start = mask[at + 3u];
+    step.dgates_next = mask[at + 4u];
+    step.h_from = mask[at + 5u];
+    step.h_next = mask[at + 6u];
+    step.c_from = mask[at + 7u];
+    step.c_next = mask[at + 8u];
+    step.y_start = mask[at + 9u];
+    step.mask_start = mask[at + 10u];
+    step.mask_next = mask[at + 11u];
+}
+
+// How many of the sequences from `first` on are in a step.
+fn rows_of(first: u32, count: u32) -> u32 {
+    return min(max(count, first) - first, TILE);
+}
+
+// The first weight of a sum of a cell with G gates, and from one term to the next G * UNITS.
+fn weights_of(row: u32, gates: u32) -> u32 {
+    let width = gates * UNITS;
+    return row / width * HIDDEN * width + row % width;
+}
+
+// The place of a unit's sum of a gate among those of a sequence.
+fn sum_of(gate: u32, gates: u32, unit: u32) -> u32 {
+    return (unit / UNITS * gates + gate) * UNITS + unit % UNITS;
+}
+
+// Four terms.
+fn terms_at(at: u32) -> vec4f {
+    return vec4f(memory[at], memory[at + 1u], memory[at + 2u], memory[at + 3u]);
+}
+
+fn sum_up(v: vec4f) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
+}

@@ -1,0 +1,261 @@
+//! `wgrnn bench`: how long the layers of real models take on a device.
+
+mod measure;
+mod peaks;
+mod profile;
+mod report;
+mod roofline;
+mod shapes;
+mod subject;
+mod trial;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
+use regex::Regex;
+use serde_json::{Value, json};
+use wgrnn::interop::atomic::check_writable;
+use wgrnn::plan::Force;
+use wgrnn::plan::sequence::Strategy;
+use wgrnn::{Context, Error, Result};
+
+use crate::floor::{Bandwidth, Peaks};
+use measure::Limits;
+use report::{Report, Row, Status, rounded};
+use roofline::Series;
+use shapes::{Group, Mode, Shape};
+use trial::Setup;
+
+/// Times layers, after comparing their results with the CPU in double precision.
+///
+/// Exit status 0: all ran and were right; 1: a result was wrong or a shape failed; 2: an error; 3: nothing
+/// failed, but something is not supported.
+#[derive(Debug, clap::Args)]
+#[command(args_override_self = true, allow_negative_numbers = true)]
+pub(crate) struct Args {
+    /// The layers to time; the layers of 27 real models without it
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+    /// Only shapes whose name matches
+    #[arg(long, value_name = "REGEX", value_parser = Regex::new)]
+    only: Option<Regex>,
+    /// Only shapes of this group
+    #[arg(long, value_enum)]
+    group: Option<Group>,
+    /// Only this; without it all that a shape lists
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Where to run; a hardware GPU without it, or else the CPU
+    #[arg(long, value_enum)]
+    backend: Option<Backend>,
+    /// The first adapter whose name or backend contains this, software adapters included
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// The type of the numbers
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
+    /// How the steps are run, wherever it can be; the rules choose without it
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
+    strategy: Option<String>,
+    /// For how many seconds each shape is sampled at least
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
+    min_time: f64,
+    /// After how many seconds no more samples of a shape are taken
+    #[arg(long, value_name = "S", default_value_t = 15.0, value_parser = seconds)]
+    budget: f64,
+    /// Where to write the results, as JSON; the file grows with every shape
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also show the time of each kernel, with a compute pass for every dispatch, which takes longer
+    #[arg(long)]
+    profile: bool,
+    /// Where to draw each kernel under the roofs of the device, as SVG
+    #[arg(long, value_name = "FILE")]
+    roofline: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// The CPU backend
+    Cpu,
+    /// A GPU: hardware, unless --adapter names another
+    Gpu,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Precision {
+    F32,
+    F16,
+}
+
+impl Precision {
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
+        _ => Err("expected seconds from 0 to 86400".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let shapes = shapes::load(args.shapes.as_deref())?;
+    let selected = select(args, &shapes)?;
+    for path in [&args.json, &args.roofline].into_iter().flatten() {
+        check_writable(path)?;
+    }
+    let named = args.strategy.as_deref();
+    let context = context(args)?.forcing(Force {
+        strategy: Strategy::ALL.into_iter().find(|s| Some(s.name()) == named),
+        ..Force::default()
+    });
+    println!("{}", context.name());
+    if args.precision == Precision::F16 {
+        return without_f16(args, &context, selected);
+    }
+    let limits = Limits {
+        min_time: Duration::from_secs_f64(args.min_time),
+        budget: Duration::from_secs_f64(args.budget),
+    };
+    let setup = Setup {
+        peaks: peaks::measure(&context, limits)?,
+        profiled: args.profile || args.roofline.is_some(),
+        context,
+        limits,
+    };
+    println!("{}", peaks_line(&setup.peaks));
+    let (name, peaks) = (setup.context.name(), &setup.peaks);
+    if setup.profiled && setup.context.is_gpu() {
+        println!("profiles: a compute pass for each dispatch, which takes longer than in the call");
+    }
+    let settings = settings(args, &setup.context, Some(peaks));
+    let (json, dtype) = (args.json.as_deref(), args.precision.name());
+    let mut report = Report::new(json, &name, dtype, settings);
+    let mut series = Vec::new();
+    for (shape, mode) in selected {
+        let row = match trial::run(&setup, shape, mode) {
+            Ok(trial) => Row::Ok(Box::new(trial)),
+            // What a device cannot hold is not wrong.
+            Err(e @ (Error::Limit { .. } | Error::Unsupported { .. })) => {
+                Row::Failed(Status::Unsupported, e.to_string())
+            }
+            Err(e) => Row::Failed(Status::Error, e.to_string()),
+        };
+        report.add(shape, mode, &row)?;
+        if let Row::Ok(trial) = row {
+            series.push(Series {
+                name: format!("{} {}", shape.name, mode.name()),
+                kernels: trial.kernels,
+            });
+        }
+    }
+    if let Some(path) = &args.roofline {
+        roofline::draw(path, &name, peaks, &series)?;
+    }
+    Ok(report.status())
+}
+
+/// What is said of every shape until there is `f16`.
+fn without_f16(args: &Args, context: &Context, selected: Vec<(&Shape, Mode)>) -> Result<ExitCode> {
+    let (json, dtype) = (args.json.as_deref(), args.precision.name());
+    let settings = settings(args, context, None);
+    let mut report = Report::new(json, &context.name(), dtype, settings);
+    for (shape, mode) in selected {
+        let note = "f16 is not supported yet".to_owned();
+        report.add(shape, mode, &Row::Failed(Status::Unsupported, note))?;
+    }
+    Ok(report.status())
+}
+
+fn peaks_line(peaks: &Peaks) -> String {
+    format!(
+        "measured here: {:.1} GFLOP/s at most, {:.1} GB/s from memory, {:.1} GB/s from caches, {:.2} us a dispatch",
+        peaks.flops / 1e9,
+        peaks.memory() / 1e9,
+        peaks.bandwidth(0.0) / 1e9,
+        peaks.dispatch * 1e6,
+    )
+}
+
+/// What the results were measured with and on.
+fn settings(args: &Args, context: &Context, peaks: Option<&Peaks>) -> Value {
+    let adapter = context.wgpu().map(|(device, _)| {
+        let info = device.adapter_info();
+        json!({
+            "name": info.name,
+            "backend": info.backend.to_string(),
+            "type": format!("{:?}", info.device_type),
+            "driver": format!("{} {}", info.driver, info.driver_info).trim(),
+        })
+    });
+    let peaks = peaks.map(|peaks| {
+        let of = |b: &Bandwidth| json!({ "mb": rounded(b.bytes / 1e6), "gb_per_s": rounded(b.rate / 1e9) });
+        json!({
+            "gflops": rounded(peaks.flops / 1e9),
+            "bandwidth": peaks.bandwidths.iter().map(of).collect::<Vec<_>>(),
+            "dispatch_us": rounded(peaks.dispatch * 1e6),
+        })
+    });
+    json!({
+        "min_time_s": args.min_time,
+        "budget_s": args.budget,
+        "strategy": args.strategy.as_deref().unwrap_or("chosen by the rules"),
+        "adapter": adapter,
+        "cpus": std::thread::available_parallelism().ok(),
+        "data": "x and the weights are on the device before the call; results stay there",
+        "measured_peak": peaks,
+    })
+}
+
+fn select<'a>(args: &Args, shapes: &'a [Shape]) -> Result<Vec<(&'a Shape, Mode)>> {
+    let wanted = |shape: &&Shape| {
+        let named = args.only.as_ref().is_none_or(|r| r.is_match(&shape.name));
+        named && args.group.is_none_or(|group| group == shape.group)
+    };
+    let modes = |shape: &'a Shape| {
+        let modes = shape.mode.iter().map(move |&mode| (shape, mode));
+        modes.filter(|(_, mode)| args.mode.is_none_or(|wanted| wanted == *mode))
+    };
+    let selected: Vec<_> = shapes.iter().filter(wanted).flat_map(modes).collect();
+    if selected.is_empty() {
+        return Err(Error::Value {
+            op: "bench",
+            arg: "--only, --group and --mode".to_owned(),
+            expected: "such that a shape is left".to_owned(),
+            got: format!("none of {}", shapes.len()),
+        });
+    }
+    Ok(selected)
+}
+
+fn context(args: &Args) -> Result<Context> {
+    match (args.backend, &args.adapter) {
+        (Some(Backend::Cpu), Some(name)) => Err(Error::Value {
+            op: "bench",
+            arg: "--adapter".to_owned(),
+            expected: "given with a backend that has adapters".to_owned(),
+            got: format!("{name} with --backend cpu"),
+        }),
+        (Some(Backend::Cpu), None) => Ok(Context::cpu()),
+        // To an adapter's name they would not be words but devices.
+        (_, Some(name)) if matches!(name.as_str(), "cpu" | "auto") => Err(Error::NoAdapter {
+            asked: name.clone(),
+            available: pollster::block_on(Context::adapters())
+                .iter()
+                .map(Context::adapter_name)
+                .collect(),
+        }),
+        (_, Some(name)) => Context::open(name),
+        (Some(Backend::Gpu), None) => Context::open("gpu"),
+        (None, None) => Context::open("auto"),
+    }
+}

@@ -1,0 +1,238 @@
+//! How the steps of a level are run, and the rules that choose it.
+
+use super::spec::LayerSpec;
+use crate::plan::{DeviceKind, Target};
+
+/// How the steps of a level are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// A dispatch for every kernel of every step.
+    Steps,
+    /// One dispatch for all steps: each workgroup runs some sequences from their first step to their
+    /// last, with the recurrent weights in its registers.
+    Sequence,
+}
+
+impl Strategy {
+    /// Every strategy.
+    pub const ALL: [Self; 2] = [Self::Steps, Self::Sequence];
+
+    /// Its name, as a tool writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steps => "steps",
+            Self::Sequence => "sequence",
+        }
+    }
+}
+
+/// The shape of a workgroup that runs whole sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Team {
+    /// Invocations.
+    pub(crate) threads: usize,
+    /// Sequences.
+    pub(crate) tile: usize,
+    /// Rows of weights that an invocation keeps in registers; with none they are read in every step.
+    pub(crate) rows: usize,
+}
+
+/// The weights that an invocation may keep: 32 vectors of four, half of the registers that it has on
+/// most GPUs.
+const MOST_KEPT: usize = 128;
+/// Units of a block of packed weights: the widest vector register of a CPU, and a multiple of what a
+/// GPU reads at once.
+pub(crate) const UNITS: usize = 16;
+/// As many workgroups as give every multiprocessor of a large GPU one.
+const ENOUGH_GROUPS: usize = 64;
+
+/// The strategy for a layer, and why.
+///
+/// It depends on the layer and the device, not on the call, since the weights are packed for it once.
+pub fn choose(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
+    let (chosen, why) = by_rule(spec, target);
+    match target.force.strategy {
+        None => (chosen, why),
+        Some(forced) if forced == chosen => (chosen, "forced, and the rule's choice".to_owned()),
+        Some(Strategy::Steps) => (Strategy::Steps, format!("forced; the rule: {why}")),
+        Some(Strategy::Sequence) => match possible(spec, target) {
+            Ok(()) => (Strategy::Sequence, format!("forced; the rule: {why}")),
+            Err(needs) => (Strategy::Steps, format!("sequence was forced, but {needs}")),
+        },
+    }
+}
+
+fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
+    if let Err(needs) = possible(spec, target) {
+        return (Strategy::Steps, needs);
+    }
+    let (kept, hidden) = (kept(spec, target), spec.hidden_size);
+    match target.kind {
+        DeviceKind::Cpu => (
+            Strategy::Sequence,
+            "on the CPU one call runs all steps".to_owned(),
+        ),
+        DeviceKind::Software => (
+            Strategy::Steps,
+            "an adapter on the CPU keeps no weights in registers".to_owned(),
+        ),
+        DeviceKind::Gpu if kept <= MOST_KEPT => (
+            Strategy::Sequence,
+            format!("an invocation keeps {kept} weights, at most {MOST_KEPT}"),
+        ),
+        DeviceKind::Gpu => (
+            Strategy::Steps,
+            format!("H {hidden}: an invocation would keep {kept} weights, more than {MOST_KEPT}"),
+        ),
+    }
+}
+
+/// The weights that an invocation has to keep.
+fn kept(spec: &LayerSpec, target: &Target) -> usize {
+    let rows = padded(spec.hidden_size) * spec.cell.gates;
+    rows.div_ceil(threads(spec, target)) * spec.hidden_size.next_multiple_of(4)
+}
+
+/// H with the last block filled.
+pub(crate) fn padded(hidden: usize) -> usize {
+    hidden.next_multiple_of(UNITS)
+}
+
+fn threads(spec: &LayerSpec, target: &Target) -> usize {
+    let rows = padded(spec.hidden_size) * spec.cell.gates;
+    rows.next_multiple_of(32).min(target.invocations as usize)
+}
+
+/// The workgroup for a call of so many sequences.
+pub(crate) fn team(spec: &LayerSpec, target: &Target, batch: usize) -> Team {
+    let most = target.workgroup_memory as usize / 4 / floats(spec, 1).max(1);
+    let wanted = batch.div_ceil(ENOUGH_GROUPS).clamp(1, 4);
+    Team {
+        threads: threads(spec, target),
+        tile: wanted.min(most.max(1)),
+        rows: match kept(spec, target) <= MOST_KEPT {
+            true => (padded(spec.hidden_size) * spec.cell.gates).div_ceil(threads(spec, target)),
+            false => 0,
+        },
+    }
+}
+
+/// Floats of workgroup memory: what every sequence's sums run over, and the sums.
+pub(crate) fn floats(spec: &LayerSpec, tile: usize) -> usize {
+    let gates = spec.cell.gates;
+    // The backward pass needs the gradients of all gates where the forward pass needs h.
+    let operand = gates * spec.hidden_size.next_multiple_of(4);
+    tile * (operand + gates * padded(spec.hidden_size))
+}
+
+/// Whether a layer can be run so at all; the error says what is missing.
+fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
+    if spec.cell.sequence.is_none() {
+        return Err(format!("{} has no kernel for all steps", spec.cell.name));
+    }
+    let (needed, available) = (4 * floats(spec, 1), target.workgroup_memory as usize);
+    if target.kind != DeviceKind::Cpu && needed > available {
+        return Err(format!(
+            "{needed} bytes of workgroup memory are needed, and there are {available}"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{GRU, GRU_BEFORE, LSTM, LSTM_PROJECTED, RNN_TANH};
+    use crate::plan::Force;
+
+    fn of(cell: &'static crate::cell::Cell, hidden: usize, target: &Target) -> Strategy {
+        choose(&LayerSpec::new(cell, 8, hidden), target).0
+    }
+
+    #[test]
+    fn on_a_gpu_the_weights_must_fit_registers() {
+        let portable = Target::default();
+        let large = Target {
+            invocations: 1024,
+            workgroup_memory: 48 << 10,
+            ..portable
+        };
+        // The largest H of each cell that is run so: 128 weights for each of 256 invocations are 2^15.
+        for (cell, on_portable, on_large) in
+            [(&LSTM, 64, 128), (&GRU, 80, 128), (&RNN_TANH, 128, 128)]
+        {
+            for (target, most) in [(portable, on_portable), (large, on_large)] {
+                assert_eq!(
+                    of(cell, most, &target),
+                    Strategy::Sequence,
+                    "{cell:?} {most}"
+                );
+                let next = of(cell, most + 1, &target);
+                assert_eq!(next, Strategy::Steps, "{cell:?} {}", most + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn elsewhere() {
+        let cpu = Target::portable(DeviceKind::Cpu);
+        let software = Target::portable(DeviceKind::Software);
+        assert_eq!(of(&LSTM, 2048, &cpu), Strategy::Sequence);
+        assert_eq!(of(&LSTM, 8, &software), Strategy::Steps);
+        for cell in [&LSTM_PROJECTED, &GRU_BEFORE] {
+            for target in [cpu, software, Target::default()] {
+                assert_eq!(of(cell, 8, &target), Strategy::Steps, "{cell:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_forced_is_used_where_it_can_be() {
+        let forced = |kind, strategy| Target {
+            force: Force {
+                strategy: Some(strategy),
+                ..Force::default()
+            },
+            ..Target::portable(kind)
+        };
+        for kind in DeviceKind::ALL {
+            for strategy in Strategy::ALL {
+                assert_eq!(of(&LSTM, 32, &forced(kind, strategy)), strategy);
+            }
+        }
+        let gpu = forced(DeviceKind::Gpu, Strategy::Sequence);
+        let (chosen, why) = choose(&LayerSpec::new(&LSTM, 8, 1024), &gpu);
+        assert_eq!(chosen, Strategy::Steps);
+        assert_eq!(
+            why,
+            "sequence was forced, but 32768 bytes of workgroup memory are needed, and there are 16384"
+        );
+        let (chosen, why) = choose(&LayerSpec::new(&GRU_BEFORE, 8, 8), &gpu);
+        assert_eq!(chosen, Strategy::Steps);
+        assert!(
+            why.ends_with("gru_before has no kernel for all steps"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn workgroups() {
+        let spec = LayerSpec::new(&LSTM, 8, 64);
+        let of = |batch| team(&spec, &Target::default(), batch);
+        let one = Team {
+            threads: 256,
+            tile: 1,
+            rows: 1,
+        };
+        assert_eq!(of(1), one);
+        assert_eq!(of(64), one);
+        assert_eq!(of(65).tile, 2);
+        assert_eq!(of(10_000).tile, 4);
+        // As many sequences as their terms and sums leave room for.
+        let small = Target {
+            workgroup_memory: 3 * 4 * 512,
+            ..Target::default()
+        };
+        assert_eq!(team(&spec, &small, 10_000).tile, 3);
+    }
+}
