@@ -9,6 +9,8 @@
 //! that its bits do not depend on how the work is divided. The weights of a k are read once for all
 //! rows of the tile.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::pack::LANES;
@@ -40,13 +42,17 @@ fn vectors_at_once<S: Simd>(panels: usize) -> usize {
 pub(crate) struct Product<'a> {
     /// K numbers for each row.
     pub(crate) operand: &'a [f32],
+    /// K
+    pub(crate) depth: usize,
     pub(crate) rows: usize,
     /// Panels in a row of lanes.
     pub(crate) panels: usize,
-    /// `[K, panels]`
-    pub(crate) block: &'a [[f32; LANES]],
-    /// `[panels]`: what the sums start from.
-    pub(crate) start: &'a [[f32; LANES]],
+    /// Some of the K terms.
+    pub(crate) terms: Range<usize>,
+    /// Their weights, `[terms, panels]`.
+    pub(crate) weights: &'a [[f32; LANES]],
+    /// `[panels]`: what the sums start from; `None` if they go on from what they are.
+    pub(crate) start: Option<&'a [[f32; LANES]]>,
     /// `[rows, panels]`
     pub(crate) sums: &'a mut [[f32; LANES]],
     /// Weights that come next, which are fetched meanwhile.
@@ -96,26 +102,34 @@ impl<const V: usize, const R: usize> WithSimd for Of<'_, '_, V, R> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Product { operand, ahead, .. } = *self.0;
-        let block = self.0.block.as_chunks::<V>().0;
-        let start = self.0.start[..V].as_flattened();
-        let sums = self.0.sums.as_chunks_mut::<V>().0;
-        let depth = block.len();
+        let Product {
+            operand,
+            ahead,
+            depth,
+            ..
+        } = *self.0;
+        let (terms, start) = (self.0.terms.clone(), self.0.start);
+        let weights = self.0.weights.as_chunks::<V>().0;
+        let sums = &mut self.0.sums.as_chunks_mut::<V>().0[..R];
+        if let Some(start) = start {
+            for row in sums.iter_mut() {
+                row.copy_from_slice(&start[..V]);
+            }
+        }
         let mut rows = [operand; R];
         for (r, row) in rows.iter_mut().enumerate() {
-            *row = &operand[r * depth..(r + 1) * depth];
+            *row = &operand[r * depth..][terms.clone()];
         }
-        let sums = &mut sums[..R];
         match S::F32_LANES {
-            LANES => panels::<S, V, R, V>(simd, rows, ahead, block, start, sums, 0),
+            LANES => panels::<S, V, R, V>(simd, rows, ahead, weights, sums, 0),
             lanes => {
                 for v in 0..V {
                     let first = v * LANES / lanes;
                     let ahead = &ahead[share(ahead.len(), v, V)];
                     match lanes {
-                        8 => panels::<S, V, R, 2>(simd, rows, ahead, block, start, sums, first),
-                        4 => panels::<S, V, R, 4>(simd, rows, ahead, block, start, sums, first),
-                        _ => panels::<S, V, R, 16>(simd, rows, ahead, block, start, sums, first),
+                        8 => panels::<S, V, R, 2>(simd, rows, ahead, weights, sums, first),
+                        4 => panels::<S, V, R, 4>(simd, rows, ahead, weights, sums, first),
+                        _ => panels::<S, V, R, 16>(simd, rows, ahead, weights, sums, first),
                     }
                 }
             }
@@ -129,31 +143,32 @@ fn panels<S: Simd, const V: usize, const R: usize, const Q: usize>(
     simd: S,
     operand: [&[f32]; R],
     ahead: &[[f32; LANES]],
-    block: &[Lanes<V>],
-    start: &[f32],
+    lines: &[Lanes<V>],
     sums: &mut [Lanes<V>],
     first: usize,
 ) {
-    let depth = block.len();
+    let depth = lines.len();
     // So that the compiler sees that no index leaves its row.
     let mut rows = operand;
     for row in &mut rows {
         *row = &row[..depth];
     }
     let mut weights = [simd.splat_f32s(0.0); Q];
-    weights.copy_from_slice(&S::as_simd_f32s(start).0[first..first + Q]);
     let mut acc = [weights; R];
-    let lines = ahead.len().div_ceil(depth.div_ceil(STRETCH).max(1));
-    let mut line = 0;
+    for (acc, sums) in acc.iter_mut().zip(sums.iter()) {
+        acc.copy_from_slice(&S::as_simd_f32s(sums.as_flattened()).0[first..first + Q]);
+    }
+    let at_once = ahead.len().div_ceil(depth.div_ceil(STRETCH).max(1));
+    let mut asked = 0;
     let mut from = 0;
     while from < depth {
         let end = (from + STRETCH).min(depth);
-        for line in line..line + lines {
+        for line in asked..asked + at_once {
             prefetch_later(ahead, line);
         }
-        line += lines;
+        asked += at_once;
         for k in from..end {
-            let line = &S::as_simd_f32s(block[k].as_flattened()).0[first..first + Q];
+            let line = &S::as_simd_f32s(lines[k].as_flattened()).0[first..first + Q];
             weights.copy_from_slice(line);
             for r in 0..R {
                 let x = simd.splat_f32s(rows[r][k]);

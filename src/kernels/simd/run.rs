@@ -308,8 +308,12 @@ struct Scratch<Row> {
     operand: Vec<f32>,
     /// How many of them have a product.
     multiplied: usize,
-    sums: [[f32; LANES]; ROWS * PANELS],
+    /// For each of the worker's sequences, or for [`ROWS`] sequences and blocks.
+    sums: Vec<[f32; LANES]>,
 }
+
+/// Rows of weights that a core's own cache keeps while all rows of the operand go by: 256 KiB.
+const KEPT_ROWS: usize = 1 << 12;
 
 /// Numbers of weights that stay in a core's own cache while it goes through them again and again:
 /// 1 MiB.
@@ -326,7 +330,7 @@ impl<C: Cell> WithSimd for Worker<'_, C> {
             rows: Vec::with_capacity(self.sequences.len()),
             operand: vec![0.0; self.sequences.len() * packing.depth],
             multiplied: 0,
-            sums: [[0.0; LANES]; ROWS * PANELS],
+            sums: vec![[0.0; LANES]; self.sequences.len().max(ROWS) * PANELS],
         };
         let parts = self.team.parts();
         for (step, part) in self.team.shift(self.number, steps.steps.len()) {
@@ -342,15 +346,7 @@ impl<C: Cell> WithSimd for Worker<'_, C> {
             let mut block = blocks.start;
             while block < blocks.end {
                 let next = (block + at_once).min(blocks.end);
-                let ahead = match next == blocks.end {
-                    true => blocks.start..(blocks.start + 1).min(blocks.end),
-                    false => next..next + 1,
-                };
-                let ahead = match packing.place(blocks.clone()).len() > KEPT {
-                    true => ahead,
-                    false => 0..0,
-                };
-                self.blocks(simd, block..next, ahead, &mut scratch);
+                self.blocks(simd, block..next, &blocks, &mut scratch);
                 block = next;
             }
         }
@@ -378,66 +374,64 @@ impl<C: Cell> Worker<'_, C> {
         }
     }
 
-    /// A step of the units of some blocks; `ahead` are blocks whose weights are worth fetching
-    /// meanwhile.
+    /// A step of the units of some blocks; `all` are those of the part.
     #[inline(always)]
     fn blocks<S: Simd>(
         &self,
         simd: S,
         blocks: Range<usize>,
-        ahead: Range<usize>,
+        all: &Range<usize>,
         scratch: &mut Scratch<C::Row>,
     ) {
-        let Job {
-            cell,
-            packing,
-            weight,
-            ..
-        } = self.job;
+        let Job { cell, packing, .. } = self.job;
         let (depth, panels) = (packing.depth, packing.width() / LANES);
-        let ahead = weight[packing.place(ahead)].as_chunks().0;
-        let mut tile = Tile {
-            rows: &[],
-            first: blocks.start * packing.block,
-            end: (blocks.end * packing.block).min(packing.units),
-            gates: packing.gates,
-            panels,
-            sums: &mut scratch.sums,
-            operand: &[],
-            depth,
-        };
         let (rows, others) = scratch.rows.split_at(scratch.multiplied);
         let tiles = rows.len().div_ceil(rows_at_once::<S>(panels));
-        for nth in 0..tiles {
-            let range = share(rows.len(), nth, tiles);
-            tile.operand = &scratch.operand[range.start * depth..range.end * depth];
-            tile.rows = &rows[range];
-            for row in tile.rows {
-                cell.prefetch(row, tile.first..tile.end);
+        // A single tile reads its weights once, whatever their order.
+        let chunks = match tiles {
+            0 | 1 => 1,
+            _ => (depth * panels).div_ceil(KEPT_ROWS),
+        };
+        for chunk in 0..chunks {
+            let (last, next) = (chunk + 1 == chunks, self.next(&blocks, chunk, chunks, all));
+            for nth in 0..tiles {
+                let range = share(rows.len(), nth, tiles);
+                let operand = &scratch.operand[range.start * depth..range.end * depth];
+                let sums = &mut scratch.sums[range.start * panels..];
+                let mut tile = self.tile(&blocks, &rows[range], operand, sums);
+                if chunk == 0 {
+                    for row in tile.rows {
+                        cell.prefetch(row, tile.first..tile.end);
+                    }
+                }
+                let sums = tile.sums.chunks_exact_mut(tile.rows.len() * panels);
+                for (block, sums) in blocks.clone().zip(sums) {
+                    let terms = share(depth, chunk, chunks);
+                    let start = &self.start[block * panels..(block + 1) * panels];
+                    let mut product = Product {
+                        operand: tile.operand,
+                        depth,
+                        rows: tile.rows.len(),
+                        panels,
+                        weights: self.weights(block, terms.clone()),
+                        terms,
+                        start: (chunk == 0).then_some(start),
+                        sums,
+                        // A single tile waits for its own weights already.
+                        ahead: match tiles {
+                            1 => &[],
+                            _ => &next[share(next.len(), nth, tiles)],
+                        },
+                    };
+                    product.multiply(simd);
+                }
+                if last {
+                    cell.finish(simd, &mut tile);
+                }
             }
-            let sums = tile.sums.chunks_exact_mut(tile.rows.len() * panels);
-            for (block, sums) in blocks.clone().zip(sums) {
-                let mut product = Product {
-                    operand: tile.operand,
-                    rows: tile.rows.len(),
-                    panels,
-                    block: weight[packing.place(block..block + 1)].as_chunks().0,
-                    start: &self.start[block * panels..(block + 1) * panels],
-                    sums,
-                    // A single tile waits for its own weights already.
-                    ahead: if tiles > 1 {
-                        &ahead[share(ahead.len(), nth, tiles)]
-                    } else {
-                        &[]
-                    },
-                };
-                product.multiply(simd);
-            }
-            cell.finish(simd, &mut tile);
         }
         for rows in others.chunks((ROWS / blocks.len()).max(1)) {
-            tile.rows = rows;
-            tile.operand = &[];
+            let mut tile = self.tile(&blocks, rows, &[], &mut scratch.sums);
             let starts = blocks.clone().flat_map(|block| {
                 let start = &self.start[block * panels..(block + 1) * panels];
                 std::iter::repeat_n(start, rows.len()).flatten()
@@ -447,5 +441,57 @@ impl<C: Cell> Worker<'_, C> {
             }
             cell.finish(simd, &mut tile);
         }
+    }
+
+    #[inline(always)]
+    fn tile<'b>(
+        &self,
+        blocks: &Range<usize>,
+        rows: &'b [C::Row],
+        operand: &'b [f32],
+        sums: &'b mut [[f32; LANES]],
+    ) -> Tile<'b, C::Row> {
+        let packing = &self.job.packing;
+        Tile {
+            rows,
+            first: blocks.start * packing.block,
+            end: (blocks.end * packing.block).min(packing.units),
+            gates: packing.gates,
+            panels: packing.width() / LANES,
+            sums,
+            operand,
+            depth: packing.depth,
+        }
+    }
+
+    /// The weights of some terms of a block.
+    #[inline(always)]
+    fn weights(&self, block: usize, terms: Range<usize>) -> &[[f32; LANES]] {
+        let Job {
+            packing, weight, ..
+        } = self.job;
+        let (all, panels) = (packing.place(block..block + 1), packing.width() / LANES);
+        &weight[all].as_chunks().0[terms.start * panels..terms.end * panels]
+    }
+
+    /// The weights that come after a chunk of some blocks, if it is worth fetching them meanwhile.
+    #[inline(always)]
+    fn next(
+        &self,
+        blocks: &Range<usize>,
+        chunk: usize,
+        chunks: usize,
+        all: &Range<usize>,
+    ) -> &[[f32; LANES]] {
+        let packing = &self.job.packing;
+        if packing.place(all.clone()).len() <= KEPT {
+            return &[];
+        }
+        let (block, chunk) = match chunk + 1 {
+            next if next < chunks => (blocks.start, next),
+            _ if blocks.end < all.end => (blocks.end, 0),
+            _ => (all.start, 0),
+        };
+        self.weights(block, share(packing.depth, chunk, chunks))
     }
 }
