@@ -200,9 +200,9 @@ fn sequence_forward(
 ) {
     step = params;
     let first = group.x * TILE;
-    #unroll q KEPT_ROWS
+    #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
-    #unroll k KEPT_TERMS
+    #unroll k 0..KEPT_TERMS
     let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
     #end
     #end
@@ -223,17 +223,17 @@ fn sequence_forward(
         if KEPT_TERMS == 0u {
             sums_forward(local);
         }
-        #unroll q KEPT_ROWS
-        #unroll n TILE
+        #unroll q 0..KEPT_ROWS
+        #unroll n 0..TILE
         var a{q}_{n} = vec4f();
         #end
-        #unroll k KEPT_TERMS
-        #unroll n TILE
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
         a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
         #end
         #end
         if row{q} < 4u * PADDED {
-            #unroll n TILE
+            #unroll n 0..TILE
             memory[TILE * 1u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
             #end
         }
@@ -420,9 +420,9 @@ fn sequence_backward(
 ) {
     step = params;
     let first = group.x * TILE;
-    #unroll q KEPT_ROWS
+    #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
-    #unroll k KEPT_TERMS
+    #unroll k 0..KEPT_TERMS
     let w{q}_{k} = four_weight_hh(row{q}, {k}u);
     #end
     #end
@@ -442,18 +442,18 @@ fn sequence_backward(
         if KEPT_TERMS == 0u {
             sums_backward(local);
         }
-        #unroll q KEPT_ROWS
+        #unroll q 0..KEPT_ROWS
         let gate{q} = row{q} % (4u * UNITS) / UNITS;
-        #unroll n TILE
+        #unroll n 0..TILE
         var a{q}_{n} = vec4f();
         #end
-        #unroll k KEPT_TERMS
-        #unroll n TILE
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
         a{q}_{n} += w{q}_{k} * terms_at(({n}u * 4u + gate{q}) * TERMS_ROW + 4u * {k}u);
         #end
         #end
         if row{q} < 4u * PADDED {
-            #unroll n TILE
+            #unroll n 0..TILE
             memory[TILE * 4u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
             #end
         }

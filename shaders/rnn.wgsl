@@ -104,9 +104,9 @@ fn sequence_forward(
 ) {
     step = params;
     let first = group.x * TILE;
-    #unroll q KEPT_ROWS
+    #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
-    #unroll k KEPT_TERMS
+    #unroll k 0..KEPT_TERMS
     let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
     #end
     #end
@@ -127,17 +127,17 @@ fn sequence_forward(
         if KEPT_TERMS == 0u {
             sums_forward(local);
         }
-        #unroll q KEPT_ROWS
-        #unroll n TILE
+        #unroll q 0..KEPT_ROWS
+        #unroll n 0..TILE
         var a{q}_{n} = vec4f();
         #end
-        #unroll k KEPT_TERMS
-        #unroll n TILE
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
         a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
         #end
         #end
         if row{q} < 1u * PADDED {
-            #unroll n TILE
+            #unroll n 0..TILE
             memory[TILE * 1u * TERMS_ROW + {n}u * 1u * PADDED + row{q}] = sum_up(a{q}_{n});
             #end
         }
@@ -256,9 +256,9 @@ fn sequence_backward(
 ) {
     step = params;
     let first = group.x * TILE;
-    #unroll q KEPT_ROWS
+    #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
-    #unroll k KEPT_TERMS
+    #unroll k 0..KEPT_TERMS
     let w{q}_{k} = four_weight_hh(row{q}, {k}u);
     #end
     #end
@@ -278,17 +278,17 @@ fn sequence_backward(
         if KEPT_TERMS == 0u {
             sums_backward(local);
         }
-        #unroll q KEPT_ROWS
-        #unroll n TILE
+        #unroll q 0..KEPT_ROWS
+        #unroll n 0..TILE
         var a{q}_{n} = vec4f();
         #end
-        #unroll k KEPT_TERMS
-        #unroll n TILE
+        #unroll k 0..KEPT_TERMS
+        #unroll n 0..TILE
         a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
         #end
         #end
         if row{q} < 1u * PADDED {
-            #unroll n TILE
+            #unroll n 0..TILE
             memory[TILE * 1u * TERMS_ROW + {n}u * 1u * PADDED + row{q}] = sum_up(a{q}_{n});
             #end
         }

@@ -142,6 +142,19 @@ impl Context {
         }
     }
 
+    /// The device and what drives it, as far as its speed goes: what measured results are filed under.
+    pub fn identity(&self) -> String {
+        match self.device() {
+            Device::Cpu(_) => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                let arch = std::env::consts::ARCH;
+                format!("{}, {arch}, {threads} threads", self.name())
+            }
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.identity(),
+        }
+    }
+
     /// The type of the numbers it computes with.
     pub fn dtype(&self) -> Dtype {
         match self.device() {

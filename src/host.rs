@@ -7,6 +7,10 @@ use crate::context::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::Element;
 
+/// Bytes of a cache line, on which tensors begin: a vector register that is loaded from the middle of
+/// one touches two.
+const LINE: usize = 64;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) enum Host {
@@ -16,13 +20,24 @@ pub(crate) enum Host {
 }
 
 impl Host {
+    /// Zeros, and where `len` of them begin on a cache line.
+    ///
     /// # Errors
     /// [`Error::Device`] if the machine has not that much memory.
-    pub(crate) fn zeros(dtype: Dtype, element: Element, len: usize) -> Result<Self> {
+    pub(crate) fn zeros(dtype: Dtype, element: Element, len: usize) -> Result<(Self, usize)> {
         Ok(match (element, dtype) {
-            (Element::Uint, _) => Self::Uint(RwLock::new(zeroed(len)?)),
-            (Element::Float, Dtype::F32) => Self::F32(RwLock::new(zeroed(len)?)),
-            (Element::Float, Dtype::F64) => Self::F64(RwLock::new(zeroed(len)?)),
+            (Element::Uint, _) => {
+                let (cells, start) = aligned(len)?;
+                (Self::Uint(RwLock::new(cells)), start)
+            }
+            (Element::Float, Dtype::F32) => {
+                let (cells, start) = aligned(len)?;
+                (Self::F32(RwLock::new(cells)), start)
+            }
+            (Element::Float, Dtype::F64) => {
+                let (cells, start) = aligned(len)?;
+                (Self::F64(RwLock::new(cells)), start)
+            }
         })
     }
 
@@ -69,6 +84,16 @@ impl Host {
             Self::Uint(_) => Err(wrong_memory()),
         }
     }
+}
+
+/// A vector of at least `len` zeros, and the first of them that begins a cache line. Its memory stays
+/// where it is, since nothing makes it grow.
+fn aligned<T: Clone + Default>(len: usize) -> Result<(Vec<T>, usize)> {
+    let most = LINE / size_of::<T>();
+    let cells: Vec<T> = zeroed(len.saturating_add(most))?;
+    let start = cells.as_ptr().align_offset(LINE);
+    // An offset that cannot be had is told as a huge number.
+    Ok((cells, if start <= most { start } else { 0 }))
 }
 
 /// A vector of zeros, or an error where an ordinary one would end the process.

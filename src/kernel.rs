@@ -1,14 +1,10 @@
 //! What a kernel is: one descriptor with its WGSL, its bindings, its CPU twin and its test inputs.
 //!
-//! The text of a shader is put together by [`compose`]: `#import name` lines are replaced by the
-//! pieces in `shaders/shared/`, and the literals of named constants (`const TILE: u32 = 16u;`) by
-//! the values a step asks for. What stands between `#unroll i COUNT` and `#end` is written out for each
-//! i from 0 to before COUNT, an integer or such a constant, with `{i}` as its number: names of variables
-//! that must stay in registers, and loops whose bounds no driver has to check. The file itself stays
-//! plain WGSL but for these lines.
+//! The text of a shader is put together by [`compose`](fn@compose): see [`crate::compose`].
 
 use std::fmt;
 
+pub use crate::compose::compose;
 use crate::error::{Error, Result};
 use crate::plan::BufferId;
 use crate::plan::Plan;
@@ -22,7 +18,7 @@ pub const MAX_BINDINGS: usize = 8;
 pub struct Kernel {
     /// `stem.entry`, such as `lstm.forward`: also the pipeline's label and the test's name.
     pub name: &'static str,
-    /// The shader's text, with its imports unresolved.
+    /// The shader's text before [`compose`](fn@compose).
     pub wgsl: &'static str,
     /// The entry point in `wgsl`.
     pub entry: &'static str,
@@ -295,165 +291,4 @@ pub enum Data {
     Float(Vec<f32>),
     /// For [`Element::Uint`].
     Uint(Vec<u32>),
-}
-
-const SHARED: &[(&str, &str)] = &[
-    (
-        "activations",
-        include_str!("../shaders/shared/activations.wgsl"),
-    ),
-    ("flat", include_str!("../shaders/shared/flat.wgsl")),
-    ("gates", include_str!("../shaders/shared/gates.wgsl")),
-    ("philox", include_str!("../shaders/shared/philox.wgsl")),
-    ("sequence", include_str!("../shaders/shared/sequence.wgsl")),
-    ("step", include_str!("../shaders/shared/step.wgsl")),
-];
-
-/// The complete WGSL of the kernel `name`: its file `wgsl` with `constants` written into it.
-///
-/// # Errors
-/// [`Error::Compose`] if an import is unknown, or a constant does not stand in the text exactly once.
-pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String> {
-    let fail = |reason: String| Error::Compose {
-        kernel: name.to_owned(),
-        reason,
-    };
-    let mut text = String::with_capacity(wgsl.len() * 2);
-    import(wgsl, &mut text, &mut Vec::new())
-        .map_err(|name| fail(format!("it imports '{name}', which does not exist")))?;
-    for (name, value) in constants {
-        let head = format!("const {name}: u32 = ");
-        let mut places = text.match_indices(&head).map(|(at, _)| at);
-        let (Some(at), None) = (places.next(), places.next()) else {
-            return Err(fail(format!(
-                "'{head}' must stand in its text exactly once"
-            )));
-        };
-        let start = at + head.len();
-        let end = text[start..]
-            .find(';')
-            .map(|e| start + e)
-            .ok_or_else(|| fail(format!("'{head}' has no end")))?;
-        text.replace_range(start..end, &format!("{value}u"));
-    }
-    if text.contains("#unroll ") {
-        let lines: Vec<&str> = text.lines().collect();
-        text = unroll(&lines, &text).map_err(fail)?;
-    }
-    Ok(text)
-}
-
-/// Writes out the lines between `#unroll` and `#end`, from the outermost to the innermost.
-fn unroll(lines: &[&str], whole: &str) -> Result<String, String> {
-    let mut out = String::new();
-    let mut at = 0;
-    while at < lines.len() {
-        let Some(head) = lines[at].trim_start().strip_prefix("#unroll ") else {
-            out.push_str(lines[at]);
-            out.push('\n');
-            at += 1;
-            continue;
-        };
-        let (name, count) = head
-            .split_once(' ')
-            .ok_or_else(|| format!("'#unroll {head}' needs a name and a count"))?;
-        let count = count_of(count.trim(), whole)?;
-        let end = matching(&lines[at + 1..])
-            .map(|end| at + 1 + end)
-            .ok_or_else(|| format!("'#unroll {head}' has no end"))?;
-        for i in 0..count {
-            let number = i.to_string();
-            let place = format!("{{{name}}}");
-            let replaced = |line: &&str| line.replace(&place, &number);
-            let body: Vec<String> = lines[at + 1..end].iter().map(replaced).collect();
-            let body: Vec<&str> = body.iter().map(String::as_str).collect();
-            out.push_str(&unroll(&body, whole)?);
-        }
-        at = end + 1;
-    }
-    Ok(out)
-}
-
-/// The line of the `#end` that closes the block that these lines begin.
-fn matching(lines: &[&str]) -> Option<usize> {
-    let mut depth = 0;
-    lines.iter().position(|line| {
-        let line = line.trim_start();
-        if line.starts_with("#unroll ") {
-            depth += 1;
-        }
-        let end = line == "#end";
-        if end {
-            depth -= 1;
-        }
-        end && depth < 0
-    })
-}
-
-/// An integer, or the value of a constant in the text.
-fn count_of(count: &str, whole: &str) -> Result<u32, String> {
-    let literal = match whole.split_once(&format!("const {count}: u32 = ")) {
-        Some((_, rest)) => rest.split(';').next().unwrap_or_default(),
-        None => count,
-    };
-    let number = literal.strip_suffix('u').unwrap_or(literal);
-    let failed = |_| format!("'{count}' is no number of times");
-    number.parse().map_err(failed)
-}
-
-/// Copies a text with its imports, each once; the error is the name of one that does not exist.
-fn import<'a>(wgsl: &'a str, text: &mut String, done: &mut Vec<&'a str>) -> Result<(), &'a str> {
-    for line in wgsl.lines() {
-        let Some(name) = line.strip_prefix("#import ") else {
-            text.push_str(line);
-            text.push('\n');
-            continue;
-        };
-        let name = name.trim();
-        if done.contains(&name) {
-            continue;
-        }
-        done.push(name);
-        let piece = SHARED.iter().find(|(n, _)| *n == name);
-        let (_, piece) = piece.ok_or(name)?;
-        import(piece, text, done)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn constants_and_imports() {
-        let wgsl = "#import flat\n#import flat\nconst TILE: u32 = 16u;\nconst A: u32 = TILE;\n";
-        let text = compose("k", wgsl, &[("TILE", 8)]).unwrap();
-        assert!(
-            text.contains("const TILE: u32 = 8u;\nconst A: u32 = TILE;"),
-            "{text}"
-        );
-        assert_eq!(text.matches("fn flat_index").count(), 1);
-    }
-
-    #[test]
-    fn unrolled() {
-        let wgsl = "const N: u32 = 9u;\n#unroll i N\nvar a{i} = f({i});\n  #unroll j 2\n  b{i}{j}\n  #end\n#end\nend";
-        let text = compose("k", wgsl, &[("N", 2)]).unwrap();
-        let want =
-            "const N: u32 = 2u;\nvar a0 = f(0);\n  b00\n  b01\nvar a1 = f(1);\n  b10\n  b11\nend\n";
-        assert_eq!(text, want);
-        assert_eq!(compose("k", "#unroll i 0\nx\n#end", &[]).unwrap(), "");
-        for wrong in ["#unroll i 2\nx", "#unroll i\n#end", "#unroll i M\n#end"] {
-            assert!(compose("k", wrong, &[]).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn refusals() {
-        assert!(compose("k", "#import nothing\n", &[]).is_err());
-        assert!(compose("k", "const TILE: u32 = 1u;", &[("TILES", 8)]).is_err());
-        let twice = "const T: u32 = 1u;\nconst T: u32 = 1u;";
-        assert!(compose("k", twice, &[("T", 8)]).is_err());
-    }
 }

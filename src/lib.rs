@@ -40,12 +40,13 @@
 //! | [`layer`] | [`Lstm`], [`Gru`], [`Rnn`]: weights, whole sequences, single steps |
 //! | [`plan`] | the scheduler's data and how a layer becomes a list of steps |
 //! | [`program`] | a plan bound to memory |
-//! | [`kernel`], [`kernels`] | what a kernel is, and all of them |
+//! | [`kernel`], [`kernels`], [`mod@compose`] | what a kernel is, all of them, and how their text is put together |
 //! | [`cell`] | a recurrent cell as data |
 //! | [`context`], [`tensor`] | devices and memory |
 //! | [`init`] | initial weights: PyTorch's, Xavier, orthogonal, identity, a forget bias |
 //! | [`train`] | a language model, its training step, text and sampling |
 //! | [`interop`] | safetensors files, weights of ONNX, Keras and cuDNN, solved reference cases |
+//! | [`tune`] | measuring which choices are fastest on a device |
 //! | [`check`] | comparing GPU and CPU, with cases, kernel by kernel, step by step |
 //!
 //! # Notation
@@ -92,6 +93,7 @@ pub mod activation;
 mod backend;
 pub mod cell;
 pub mod check;
+pub mod compose;
 pub mod context;
 pub mod error;
 mod host;
@@ -106,6 +108,7 @@ pub mod real;
 pub mod rng;
 pub mod tensor;
 pub mod train;
+pub mod tune;
 
 pub use activation::{Activation, Function};
 pub use context::{Context, Dtype};

@@ -42,16 +42,19 @@ impl Tensor {
     /// no memory left.
     pub fn zeros(context: &Context, shape: &[usize], element: Element) -> Result<Self> {
         let len = length(shape)?;
-        let storage = match context.device() {
-            Device::Cpu(dtype) => Storage::Host(Arc::new(Host::zeros(*dtype, element, len)?)),
+        let (storage, offset) = match context.device() {
+            Device::Cpu(dtype) => {
+                let (host, start) = Host::zeros(*dtype, element, len)?;
+                (Storage::Host(Arc::new(host)), start)
+            }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => Storage::Gpu(gpu.buffer(len)?),
+            Device::Gpu(gpu) => (Storage::Gpu(gpu.buffer(len)?), 0),
         };
         Ok(Self {
             context: context.clone(),
             shape: shape.to_vec(),
             element,
-            offset: 0,
+            offset,
             storage,
         })
     }

@@ -254,7 +254,8 @@ fn a_profile_adds_up_and_is_drawn() {
         let report = folder.json("out.json");
         for result in report["results"].as_array().unwrap() {
             let kernels = result["profile"].as_array().unwrap();
-            assert!(kernels.iter().any(|k| k["kernel"] == "gemm"), "{result}");
+            let named = |k: &Value| k["kernel"].as_str().unwrap().starts_with("gemm");
+            assert!(kernels.iter().any(named), "{result}");
             let mut shares = 0.0;
             for kernel in kernels {
                 assert!(kernel["count"].as_u64().unwrap() > 0, "{kernel}");

@@ -171,6 +171,11 @@ lstm I 3 H 70 T 40 N 2
 
 choices
      1 x steps of the layer      steps           H 70: an invocation would keep 144 weights, more than 128
+     1 x product 80x280x3 NT     tile32          larger tiles would be too few, or half empty
+     1 x product 2x70x280 NN     tile32          larger tiles would be too few, or half empty
+     1 x product 280x3x80 TN     tile32          larger tiles would be too few, or half empty
+     1 x product 280x70x80 TN    tile32          larger tiles would be too few, or half empty
+     1 x product 80x3x280 NN     tile32          larger tiles would be too few, or half empty
 
 carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
@@ -178,16 +183,17 @@ carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
 forward: 46 steps, 46 dispatches, 41 barriers, 3.49 MFLOP, 3.79 MB
      1 x transpose               [5, 18, 1]            0 FLOP      157 kB
      2 x state.load              [3, 1, 1]             0 FLOP     2.24 kB
-     1 x gemm                    [5, 2, 1]          134 kFLOP     93.9 kB  HAS_BIAS 1
+     1 x gemm.tile32             [9, 3, 1]          134 kFLOP     93.9 kB  BIAS 1, C_VEC4 1
     40 x lstm.forward            [2, 1, 1]         3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
 backward: 52 steps, 52 dispatches, 44 barriers, 6.87 MFLOP, 4.15 MB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
     40 x lstm.backward           [2, 1, 1]         3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1
-     3 x gemm                    [2, 1, 1]         3.35 MFLOP      366 kB
+     1 x gemm.tile32             [3, 1, 1]         78.4 kFLOP     81.8 kB  A_VEC4 1
+     2 x gemm.tile32             [1, 9, 1]         3.27 MFLOP      284 kB  A_VEC4 2
      2 x reduce.columns          [5, 2, 1]         23.0 kFLOP     95.2 kB
-     1 x gemm                    [1, 2, 1]          134 kFLOP     93.9 kB
+     1 x gemm.tile32             [1, 3, 1]          134 kFLOP     93.9 kB  A_VEC4 1
      2 x reduce.columns          [5, 1, 1]           560 FLOP     4.48 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 

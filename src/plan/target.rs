@@ -5,8 +5,10 @@
 //! for a device that is not here.
 
 use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 
 use super::sequence::Strategy;
+use crate::error::{Error, Result};
 use crate::kernels::gemm::Form;
 
 /// What a plan is made for.
@@ -74,6 +76,71 @@ pub struct Force {
 /// A step of a layer that fits a workgroup takes some microseconds, and drivers give a dispatch two
 /// seconds.
 pub(crate) const DISPATCH_STEPS: usize = 1 << 14;
+
+impl Force {
+    /// Every way to change one choice of others.
+    pub(crate) fn changes() -> Vec<Box<dyn Fn(Self) -> Self>> {
+        let mut changes: Vec<Box<dyn Fn(Self) -> Self>> = Vec::new();
+        for strategy in Strategy::ALL {
+            changes.push(Box::new(move |force| Self {
+                strategy: Some(strategy),
+                ..force
+            }));
+        }
+        for form in Form::ALL {
+            changes.push(Box::new(move |force| Self {
+                gemm: Some(form),
+                ..force
+            }));
+        }
+        changes
+    }
+}
+
+/// `strategy=sequence product=tile64`, or `rules` where nothing is forced.
+impl Display for Force {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = [
+            ("strategy", self.strategy.map(Strategy::name)),
+            ("product", self.gemm.map(Form::name)),
+        ]
+        .into_iter()
+        .filter_map(|(what, name)| Some(format!("{what}={}", name?)))
+        .collect();
+        match words.as_slice() {
+            [] => f.write_str("rules"),
+            words => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+/// The text that [`Display`] writes.
+impl FromStr for Force {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut force = Self::default();
+        for word in text.split_whitespace().filter(|w| *w != "rules") {
+            let wrong = || Error::value("Force", "choice", "what=name, both known", word);
+            let (what, name) = word.split_once('=').ok_or_else(wrong)?;
+            let known = match what {
+                "strategy" => {
+                    force.strategy = Strategy::ALL.into_iter().find(|s| s.name() == name);
+                    force.strategy.is_some()
+                }
+                "product" => {
+                    force.gemm = Form::named(name);
+                    force.gemm.is_some()
+                }
+                _ => false,
+            };
+            if !known {
+                return Err(wrong());
+            }
+        }
+        Ok(force)
+    }
+}
 
 impl Target {
     /// A device of this kind with the limits that every WebGPU device has, and no feature.

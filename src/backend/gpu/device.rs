@@ -98,6 +98,11 @@ impl Gpu {
         &self.limits
     }
 
+    pub(crate) fn identity(&self) -> String {
+        let info = self.device.adapter_info();
+        format!("{}, {} {}", self.name(), info.driver, info.driver_info)
+    }
+
     pub(crate) fn target(&self) -> Target {
         let (limits, features) = (&self.limits, self.device.features());
         Target {
@@ -245,7 +250,8 @@ impl Gpu {
         for (i, binding) in kernel.bindings.iter().enumerate() {
             let read_only = binding.access == Access::Read;
             let ty = wgpu::BufferBindingType::Storage { read_only };
-            entries.push(entry(i as u32 + 1, ty, false, Element::SIZE));
+            // Whether elements are bound singly or as vec4s is the shader's affair.
+            entries.push(entry(i as u32 + 1, ty, false, 0));
         }
         let label = Some(kernel.name);
         self.checked(kernel.name, || {

@@ -23,6 +23,7 @@ macro_rules! eprintln {
 
 mod bench;
 mod check;
+mod floor;
 mod info;
 mod plan;
 mod sample;

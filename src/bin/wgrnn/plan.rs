@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use wgrnn::cell::{self, Cell};
-use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::plan::{DeviceKind, Role, Target};
+use wgrnn::kernels::gemm::Form;
+use wgrnn::plan::sequence::{LayerSpec, Strategy};
+use wgrnn::plan::{DeviceKind, Force, Role, Target};
 use wgrnn::{Call, Context, Error, Mode, Result, Sequence, Size};
+
+use crate::floor::{Bandwidth, Peaks, floor};
 
 /// Prints the plan of a layer: steps, dispatches, barriers, FLOPs, bytes, memory by purpose.
 #[derive(Debug, clap::Args)]
@@ -22,6 +25,16 @@ pub(crate) struct Args {
     /// The device that it is for: 'auto', 'cpu', 'gpu' or part of an adapter's name
     #[arg(long, value_name = "NAME", conflicts_with = "device")]
     adapter: Option<String>,
+    /// How the steps of a layer are run, whatever the rules say
+    #[arg(long, value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
+    strategy: Option<String>,
+    /// The form of matrix products, whatever the rules say
+    #[arg(long, value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
+    product: Option<String>,
+    /// What the device does at most, for the floor as a time: GFLOP/s, GB/s and the microseconds of a
+    /// dispatch that waits for the one before. `wgrnn bench` measures them.
+    #[arg(long, value_name = "GFLOPS,GBS,US", value_delimiter = ',')]
+    peaks: Vec<f64>,
     /// I, the size of a step's input
     #[arg(long, default_value_t = 128)]
     input: usize,
@@ -91,8 +104,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let call = call(args);
     let target = target(args)?;
+    let peaks = peaks(args)?;
     let plan = Sequence::plan(&spec, &call, &target)?;
     println!("{}", plan.to_string().trim_end());
+    print_floor(args, &spec, call.mode, peaks.as_ref());
     if let Some(k) = args.recompute {
         let whole = Sequence::plan(
             &spec,
@@ -120,12 +135,79 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn target(args: &Args) -> Result<Target> {
-    if let Some(name) = &args.adapter {
-        return Ok(Context::open(name)?.target());
-    }
     let named = |k: &DeviceKind| k.name() == args.device;
     let kind = DeviceKind::ALL.into_iter().find(named);
-    Ok(kind.map_or_else(Target::default, Target::portable))
+    let target = match &args.adapter {
+        Some(name) => Context::open(name)?.target(),
+        None => kind.map_or_else(Target::default, Target::portable),
+    };
+    let strategy = |s: &Strategy| Some(s.name()) == args.strategy.as_deref();
+    let form = |f: &Form| Some(f.name()) == args.product.as_deref();
+    Ok(Target {
+        force: Force {
+            strategy: Strategy::ALL.into_iter().find(strategy),
+            gemm: Form::ALL.into_iter().find(form),
+        },
+        ..target
+    })
+}
+
+fn peaks(args: &Args) -> Result<Option<Peaks>> {
+    match args.peaks[..] {
+        [] => Ok(None),
+        [flops, rate, dispatch] if args.peaks.iter().all(|v| v.is_finite() && *v >= 0.0) => {
+            Ok(Some(Peaks {
+                flops: 1e9 * flops,
+                bandwidths: vec![Bandwidth {
+                    bytes: f64::MAX,
+                    rate: 1e9 * rate,
+                }],
+                dispatch: 1e-6 * dispatch,
+            }))
+        }
+        _ => Err(Error::Value {
+            op: "plan",
+            arg: "--peaks".to_owned(),
+            expected: "three numbers from 0 on: GFLOP/s, GB/s, microseconds".to_owned(),
+            got: format!("{:?}", args.peaks),
+        }),
+    }
+}
+
+/// The least that any way to run the call has to do, and the time of it on a device with these peaks.
+fn print_floor(args: &Args, spec: &LayerSpec, mode: Mode, peaks: Option<&Peaks>) {
+    let size = Size {
+        steps: args.steps,
+        batch: args.batch,
+    };
+    if !args.packed.is_empty() {
+        println!("\nfloor: said for padded calls alone");
+        return;
+    }
+    // One operation, or one byte, per second: then the time is their number.
+    let only = |flops, rate| Peaks {
+        flops,
+        bandwidths: vec![Bandwidth {
+            bytes: f64::MAX,
+            rate,
+        }],
+        dispatch: 0.0,
+    };
+    let flops = floor(spec, size, mode, &only(1.0, f64::INFINITY)).work;
+    let bytes = floor(spec, size, mode, &only(f64::INFINITY, 1.0)).work;
+    println!(
+        "\nfloor: {:.3} GFLOP of products, {:.3} GB with the recurrent weights read in every step",
+        flops / 1e9,
+        bytes / 1e9
+    );
+    if let Some(peaks) = peaks {
+        let least = floor(spec, size, mode, peaks);
+        println!(
+            "       {:.1} us with a dispatch for every step, {:.1} us without their latency",
+            1e6 * least.stepwise,
+            1e6 * least.work
+        );
+    }
 }
 
 fn call(args: &Args) -> Call {

@@ -1,6 +1,5 @@
 //! `wgrnn bench`: how long the layers of real models take on a device.
 
-mod floor;
 mod measure;
 mod peaks;
 mod profile;
@@ -23,7 +22,7 @@ use wgrnn::plan::Force;
 use wgrnn::plan::sequence::Strategy;
 use wgrnn::{Context, Error, Result};
 
-use floor::{Bandwidth, Peaks};
+use crate::floor::{Bandwidth, Peaks};
 use measure::Limits;
 use report::{Report, Row, Status, rounded};
 use roofline::Series;

@@ -11,8 +11,8 @@ use wgrnn::plan::{Builder, Matrix, Role};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Error, Program, Result};
 
-use super::floor::{Bandwidth, Peaks};
 use super::measure::{self, Limits};
+use crate::floor::{Bandwidth, Peaks};
 
 /// The sides of the matrices: 256 KiB to 256 MiB of weights.
 const SIDES: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];

@@ -8,8 +8,8 @@ use plotters::prelude::*;
 use wgrnn::interop::atomic::write_atomically;
 use wgrnn::{Error, Result};
 
-use super::floor::Peaks;
 use super::profile::KernelTime;
+use crate::floor::Peaks;
 
 const SIZE: (u32, u32) = (1000, 700);
 const FONT: &str = "sans-serif";

@@ -179,6 +179,14 @@ impl Shape {
         }
     }
 
+    /// T and N.
+    pub(super) fn size(&self) -> Size {
+        Size {
+            steps: self.steps,
+            batch: self.batch,
+        }
+    }
+
     /// A call of it over so many steps.
     pub(super) fn call(&self, mode: Mode, steps: usize) -> Call {
         let size = Size {

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use wgrnn::plan::{Plan, Role};
 use wgrnn::{Context, Error, Result, Sequence};
 
-use super::floor::{Floor, Peaks, floor};
 use super::measure::{self, Limits, Samples};
 use super::profile::{self, KernelTime};
 use super::shapes::{Mode, Shape};
 use super::subject;
+use crate::floor::{Floor, Peaks, floor};
 
 /// The part of the time for wall samples that each further measurement gets.
 const FURTHER: f64 = 0.3;
@@ -112,7 +112,12 @@ pub(super) fn run(setup: &Setup, shape: &Shape, mode: Mode) -> Result<Trial> {
         flops: shape.flops(mode, shape.steps),
         bytes: bytes as f64,
         steps: shape.steps,
-        floor: floor(shape, mode, &setup.peaks),
+        floor: floor(
+            &shape.spec(),
+            shape.size(),
+            shape.call(mode, shape.steps).mode,
+            &setup.peaks,
+        ),
         verified,
         strategy: strategy(plan, sections),
         memory: Role::ALL.map(|role| (role, plan.bytes(role))).to_vec(),

@@ -13,39 +13,40 @@
 //! one dispatch, or keeps weights in registers, can go below this floor: [`Floor::work`] is the same
 //! without L.
 
-use super::shapes::{Mode, Shape};
+use wgrnn::plan::sequence::LayerSpec;
+use wgrnn::{Mode, Size};
 
-/// What a device did at most, as [`super::peaks`] measured it.
+/// What a device did at most, as [`bench`](super::bench) measured it or a user says.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Peaks {
+pub(crate) struct Peaks {
     /// F, floating-point operations per second.
-    pub(super) flops: f64,
+    pub(crate) flops: f64,
     /// The rates over working sets of several sizes.
-    pub(super) bandwidths: Vec<Bandwidth>,
+    pub(crate) bandwidths: Vec<Bandwidth>,
     /// L, seconds.
-    pub(super) dispatch: f64,
+    pub(crate) dispatch: f64,
 }
 
 /// How fast a working set is read or copied again and again.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Bandwidth {
+pub(crate) struct Bandwidth {
     /// Its size.
-    pub(super) bytes: f64,
+    pub(crate) bytes: f64,
     /// Bytes per second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
 }
 
 impl Peaks {
     /// B for so many bytes. What a larger set reached holds for a smaller one, which is in the same
     /// memory or a nearer one; past the largest set that was measured its own rate holds.
-    pub(super) fn bandwidth(&self, bytes: f64) -> f64 {
+    pub(crate) fn bandwidth(&self, bytes: f64) -> f64 {
         let largest = self.memory();
         let as_large = self.bandwidths.iter().filter(|b| b.bytes >= bytes);
         as_large.map(|b| b.rate).fold(largest, f64::max)
     }
 
     /// The rate over the largest set.
-    pub(super) fn memory(&self) -> f64 {
+    pub(crate) fn memory(&self) -> f64 {
         let largest = self
             .bandwidths
             .iter()
@@ -77,17 +78,16 @@ impl Work {
 
 /// The floor of a call, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Floor {
+pub(crate) struct Floor {
     /// Of one dispatch for each step.
-    pub(super) stepwise: f64,
+    pub(crate) stepwise: f64,
     /// Of the arithmetic and the memory traffic alone.
-    pub(super) work: f64,
+    pub(crate) work: f64,
 }
 
-/// The floor of a shape's call.
-pub(super) fn floor(shape: &Shape, mode: Mode, peaks: &Peaks) -> Floor {
-    let spec = shape.spec();
-    let (steps, batch) = (shape.steps as f64, shape.batch as f64);
+/// The floor of a layer's calls.
+pub(crate) fn floor(spec: &LayerSpec, size: Size, mode: Mode, peaks: &Peaks) -> Floor {
+    let (steps, batch) = (size.steps as f64, size.batch as f64);
     let (width, units) = (spec.width() as f64, spec.output_size() as f64);
     let rows = steps * batch;
     let mut weights = width * units;
@@ -103,7 +103,7 @@ pub(super) fn floor(shape: &Shape, mode: Mode, peaks: &Peaks) -> Floor {
         let input = level.input_size as f64;
         work += peaks.seconds(Work::product(rows, width, input));
         work += steps * peaks.seconds(step);
-        if mode == Mode::Train {
+        if mode == Mode::Training {
             work += steps * peaks.seconds(step);
             // dx = dgates · W_ih, dW_ih = dgatesᵀ · x, dW = dgatesᵀ · h
             work += peaks.seconds(Work::product(rows, input, width));
@@ -112,8 +112,8 @@ pub(super) fn floor(shape: &Shape, mode: Mode, peaks: &Peaks) -> Floor {
         }
     }
     let passes = match mode {
-        Mode::Infer => 1.0,
-        Mode::Train => 2.0,
+        Mode::Inference => 1.0,
+        Mode::Training => 2.0,
     };
     let dispatches = passes * (steps + spec.num_layers as f64 - 1.0);
     Floor {
@@ -124,17 +124,17 @@ pub(super) fn floor(shape: &Shape, mode: Mode, peaks: &Peaks) -> Floor {
 
 #[cfg(test)]
 mod tests {
-    use super::super::shapes::parse;
+    use wgrnn::cell::{LSTM, LSTM_PROJECTED};
+
     use super::*;
 
-    fn shape(change: &[(&str, &str)]) -> Shape {
-        let text = "[[shape]]\nname = \"a\"\nsource = \"\"\ncell = \"lstm\"\ninput = 10\nhidden = 100\n\
-            layers = 1\nbidirectional = false\nproj = 0\nbatch = 1\nsteps = 1000\n\
-            mode = [\"infer\"]\ngroup = \"long\"\n";
-        let text = change
-            .iter()
-            .fold(text.to_owned(), |t, (from, to)| t.replace(from, to));
-        parse(&text).unwrap().remove(0)
+    const SIZE: Size = Size {
+        steps: 1000,
+        batch: 1,
+    };
+
+    fn spec() -> LayerSpec {
+        LayerSpec::new(&LSTM, 10, 100)
     }
 
     fn peaks(flops: f64, rate: f64, dispatch: f64) -> Peaks {
@@ -166,12 +166,12 @@ mod tests {
 
     #[test]
     fn bound_by_arithmetic() {
-        let shape = shape(&[]);
         // Memory and dispatches cost nothing: then it is the operations, three times in training.
         let free = peaks(1e9, 1e30, 0.0);
-        for mode in [Mode::Infer, Mode::Train] {
-            let floor = floor(&shape, mode, &free);
-            close(floor.work, shape.flops(mode, 1000) / 1e9);
+        let once = 2.0 * 1000.0 * 400.0 * (10.0 + 100.0) / 1e9;
+        for (mode, times) in [(Mode::Inference, 1.0), (Mode::Training, 3.0)] {
+            let floor = floor(&spec(), SIZE, mode, &free);
+            close(floor.work, times * once);
             assert_eq!(floor.stepwise, floor.work);
         }
     }
@@ -182,29 +182,40 @@ mod tests {
         // W_hh in every step, and the input product once.
         let (w_hh, gates, x, w_ih) = (400.0 * 100.0, 1000.0 * 400.0, 1000.0 * 10.0, 400.0 * 10.0);
         let forward = 4.0 * (1000.0 * w_hh + gates + x + w_ih) / 1e9;
-        close(floor(&shape(&[]), Mode::Infer, &free).work, forward);
+        close(floor(&spec(), SIZE, Mode::Inference, &free).work, forward);
         // A batch reads the weights no more often; only the products over all rows grow.
-        let batch = shape(&[("batch = 1", "batch = 8")]);
+        let batch = Size { batch: 8, ..SIZE };
         let forward = 4.0 * (1000.0 * w_hh + 8.0 * (gates + x) + w_ih) / 1e9;
-        close(floor(&batch, Mode::Infer, &free).work, forward);
+        close(floor(&spec(), batch, Mode::Inference, &free).work, forward);
     }
 
     #[test]
     fn bound_by_dispatches() {
         let free = peaks(1e30, 1e30, 1e-6);
-        let of = |change: &[(&str, &str)], mode| floor(&shape(change), mode, &free).stepwise;
-        close(of(&[], Mode::Infer), 1000e-6);
-        close(of(&[], Mode::Train), 2000e-6);
-        close(of(&[("false", "true")], Mode::Infer), 1000e-6);
-        close(of(&[("layers = 1", "layers = 3")], Mode::Infer), 1002e-6);
+        let of = |spec: LayerSpec, mode| floor(&spec, SIZE, mode, &free).stepwise;
+        close(of(spec(), Mode::Inference), 1000e-6);
+        close(of(spec(), Mode::Training), 2000e-6);
+        let both = LayerSpec {
+            bidirectional: true,
+            ..spec()
+        };
+        close(of(both, Mode::Inference), 1000e-6);
+        let three = LayerSpec {
+            num_layers: 3,
+            ..spec()
+        };
+        close(of(three, Mode::Inference), 1002e-6);
     }
 
     #[test]
     fn a_projection_has_weights_too() {
         let free = peaks(1e9, 1e30, 0.0);
-        let projected = shape(&[("proj = 0", "proj = 50")]);
+        let projected = LayerSpec {
+            proj_size: 50,
+            ..LayerSpec::new(&LSTM_PROJECTED, 10, 100)
+        };
         let products = 400.0 * 10.0 + 400.0 * 50.0 + 50.0 * 100.0;
-        let work = floor(&projected, Mode::Infer, &free).work;
+        let work = floor(&projected, SIZE, Mode::Inference, &free).work;
         close(work, 2.0 * 1000.0 * products / 1e9);
     }
 }

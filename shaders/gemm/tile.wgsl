@@ -1,0 +1,115 @@
+// A product in tiles of workgroup memory. A workgroup of SIDE x SIDE owns a square
+// tile of C, of BLOCKS x BLOCKS blocks of 4 x 4 for each invocation: TILE = 4 * BLOCKS
+// * SIDE. It stages DEPTH values of k at a time, each invocation one block: the first
+// half of them of A, the others of B, which makes DEPTH = 2 * SIDE / BLOCKS. Blocks of
+// the next DEPTH are read while these are multiplied.
+//
+// SIDE, BLOCKS and DEPTH stand before this text; the inner loop is written out, so
+// that its bounds need no check at run time.
+//
+// Staged are vec4s of four rows of A, or columns of B, at one k. Neighbours read along
+// whichever axis is dense; where that is k, they write to rows of the tile which are
+// DEPTH apart, and the exchange of places by `place` keeps them in different banks.
+#import gemm
+
+// vec4s of one k, blocks along k, and what all of one operand take.
+const WIDTH: u32 = BLOCKS * SIDE;
+const DEEP: u32 = DEPTH / 4u;
+const HALF: u32 = DEPTH * WIDTH;
+
+var<workgroup> staged: array<vec4f, 2u * HALF>;
+
+// Where the vec4 `block` of a k stands among its WIDTH.
+fn place(block: u32, k: u32) -> u32 {
+    return block ^ (k / 4u * (8u / DEEP));
+}
+
+// A block of A or of B; zeros from the end of k on.
+fn operand(of_a: bool, at: u32, k: u32, end: u32) -> mat4x4f {
+    var block = mat4x4f();
+    if k + 4u <= end {
+        if of_a {
+            block = a_block(at, k);
+        } else {
+            block = b_block(k, at);
+        }
+    } else {
+        // There is such a rest only where no vec4s lie along k.
+#unroll q 0..4
+        if k + {q}u < end {
+            if of_a {
+                block[{q}] = a_rows(at, k + {q}u);
+            } else {
+                block[{q}] = b_cols(k + {q}u, at);
+            }
+        }
+#end
+    }
+    return block;
+}
+
+@compute @workgroup_size(SIDE * SIDE)
+fn tile(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let row = group.y * (4u * WIDTH);
+    let col = group.x * (4u * WIDTH);
+    let end = end_of(group.z);
+
+    // Which block this invocation stages.
+    let part = local % (SIDE * SIDE / 2u);
+    let of_a = local < SIDE * SIDE / 2u;
+    let a_along_k = A_VEC4 == 1u || (A_VEC4 == 0u && product.a_col == 1u);
+    let b_along_k = B_VEC4 == 1u || (B_VEC4 == 0u && product.b_row == 1u);
+    let along_k = select(b_along_k, a_along_k, of_a);
+    let deep = select(part / WIDTH, part % DEEP, along_k) * 4u;
+    let block = select(part % WIDTH, part / DEEP, along_k);
+    let at = select(col, row, of_a) + 4u * block;
+    let to = select(HALF, 0u, of_a) + deep * WIDTH + place(block, deep);
+
+    let x = local % SIDE;
+    let y = local / SIDE;
+#unroll u 0..BLOCKS
+#unroll v 0..BLOCKS
+#unroll i 0..4
+    var c{u}{i}{v} = vec4f();
+#end
+#end
+#end
+    var k = group.z * product.chunk;
+    var next = operand(of_a, at, k + deep, end);
+    for (; k < end; k += DEPTH) {
+#unroll q 0..4
+        staged[to + {q}u * WIDTH] = next[{q}];
+#end
+        workgroupBarrier();
+        if k + DEPTH < end {
+            next = operand(of_a, at, k + DEPTH + deep, end);
+        }
+#unroll q 0..DEPTH
+        {
+#unroll u 0..BLOCKS
+            let a{u} = staged[{q}u * WIDTH + place(y + {u}u * SIDE, {q}u)];
+            let b{u} = staged[HALF + {q}u * WIDTH + place(x + {u}u * SIDE, {q}u)];
+#end
+#unroll u 0..BLOCKS
+#unroll v 0..BLOCKS
+#unroll i 0..4
+            c{u}{i}{v} += a{u}[{i}] * b{v};
+#end
+#end
+#end
+        }
+#end
+        workgroupBarrier();
+    }
+
+#unroll u 0..BLOCKS
+#unroll v 0..BLOCKS
+#unroll i 0..4
+    store(row + 4u * (y + {u}u * SIDE) + {i}u, col + 4u * (x + {v}u * SIDE), group.z, c{u}{i}{v});
+#end
+#end
+#end
+}

@@ -1,0 +1,106 @@
+//! The descriptors of all kernels of a product.
+
+use super::form::Form;
+use super::params::Product;
+use super::sample::sample;
+use super::twins::multiply;
+use crate::kernel::{Binding, Kernel};
+use crate::twin;
+
+/// The text of a tile's kernel with its `SIDE`, `BLOCKS` and `DEPTH`.
+macro_rules! tile {
+    ($side:literal, $blocks:literal, $depth:literal) => {
+        concat!(
+            "const SIDE: u32 = ",
+            $side,
+            "u;\n",
+            "const BLOCKS: u32 = ",
+            $blocks,
+            "u;\n",
+            "const DEPTH: u32 = ",
+            $depth,
+            "u;\n",
+            include_str!("../../../shaders/gemm/tile.wgsl"),
+        )
+    };
+}
+
+const BINDINGS: &[Binding] = &[
+    Binding::read("a_buffer"),
+    Binding::read("bias"),
+    Binding::update("c_buffer"),
+    Binding::read("b_buffer"),
+];
+
+/// The kernel of [`Form::Naive`], and the step of every product on the CPU, where its twin runs.
+pub static GEMM: Kernel = Kernel {
+    name: "gemm",
+    wgsl: include_str!("../../../shaders/gemm/naive.wgsl"),
+    entry: "gemm",
+    workgroup_size: 64,
+    sample: |size, rng| sample(Form::Naive, size, rng),
+    ..MULTIPLIES
+};
+
+/// The kernel of [`Form::Tile32`].
+pub static TILE32: Kernel = Kernel {
+    name: "gemm.tile32",
+    wgsl: tile!(8, 1, 16),
+    workgroup_size: 8 * 8,
+    workgroup_memory: tile_memory(32, 16),
+    sample: |size, rng| sample(Form::Tile32, size, rng),
+    ..TILE
+};
+
+/// The kernel of [`Form::Tile64`].
+pub static TILE64: Kernel = Kernel {
+    name: "gemm.tile64",
+    wgsl: tile!(16, 1, 32),
+    workgroup_size: 16 * 16,
+    workgroup_memory: tile_memory(64, 32),
+    sample: |size, rng| sample(Form::Tile64, size, rng),
+    ..TILE
+};
+
+/// The kernel of [`Form::Tile128`].
+pub static TILE128: Kernel = Kernel {
+    name: "gemm.tile128",
+    wgsl: tile!(16, 2, 16),
+    workgroup_size: 16 * 16,
+    workgroup_memory: tile_memory(128, 16),
+    sample: |size, rng| sample(Form::Tile128, size, rng),
+    ..TILE
+};
+
+/// The kernel of [`Form::Blocks`].
+pub static BLOCKS: Kernel = Kernel {
+    name: "gemm.blocks",
+    wgsl: include_str!("../../../shaders/gemm/blocks.wgsl"),
+    entry: "blocks",
+    workgroup_size: 8,
+    sample: |size, rng| sample(Form::Blocks, size, rng),
+    ..MULTIPLIES
+};
+
+/// What all that multiply have in common.
+const MULTIPLIES: Kernel = Kernel {
+    name: "",
+    wgsl: "",
+    entry: "",
+    bindings: BINDINGS,
+    params_size: size_of::<Product>(),
+    workgroup_size: 0,
+    workgroup_memory: 0,
+    twin: twin!(multiply),
+    sample: |size, rng| sample(Form::Library, size, rng),
+};
+
+const TILE: Kernel = Kernel {
+    entry: "tile",
+    ..MULTIPLIES
+};
+
+/// `DEPTH` values of k of a tile's rows and columns.
+const fn tile_memory(tile: u32, depth: u32) -> u32 {
+    2 * tile * depth * 4
+}

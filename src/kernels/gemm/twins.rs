@@ -1,0 +1,65 @@
+//! What the kernels of a product compute, on the CPU.
+
+use super::Activation;
+use super::library::{Strided, StridedMut, product};
+use super::params::Product;
+use crate::error::Result;
+use crate::kernel::Args;
+use crate::real::Real;
+
+/// The twin of every kernel that multiplies.
+pub(super) fn multiply<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let p: Product = args.params()?;
+    let end = Epilogue::of(args)?;
+    let (a, bias, c, b) = (args.read(0)?, args.read(1)?, args.write(2)?, args.read(3)?);
+    let [m, n, k] = [p.m, p.n, p.k].map(|v| v as usize);
+    let chunk = (p.chunk as usize).max(1);
+    for part in 0..k.div_ceil(chunk).max(1) {
+        let (first, len) = (part * chunk, chunk.min(k - part * chunk));
+        let from =
+            |place: [u32; 3], stride: u32| [place[0] + first as u32 * stride, place[1], place[2]];
+        let to = [p.c[0] + part as u32 * p.c_part, p.c[1], p.c[2]];
+        product(
+            Strided::new(a, from(p.a, p.a[2]), [m, len]),
+            Strided::new(b, from(p.b, p.b[1]), [len, n]),
+            StridedMut::new(c, to, [m, n]),
+            R::from_f32(p.alpha),
+            R::from_f32(p.beta),
+        )?;
+        end.apply(bias, c, to, [m, n]);
+    }
+    Ok(())
+}
+
+/// What comes after the sums.
+struct Epilogue {
+    bias: u32,
+    activation: Activation,
+}
+
+impl Epilogue {
+    fn of<R: Real>(args: &Args<'_, R>) -> Result<Self> {
+        Ok(Self {
+            bias: args.constant("BIAS")?,
+            activation: Activation::ALL[args.constant("ACTIVATION")? as usize],
+        })
+    }
+
+    fn apply<R: Real>(&self, bias: &[R], c: &mut [R], place: [u32; 3], [m, n]: [usize; 2]) {
+        if self.bias == 0 && self.activation == Activation::None {
+            return;
+        }
+        let [start, row, col] = place.map(|v| v as usize);
+        for i in 0..m {
+            for j in 0..n {
+                let value = &mut c[start + i * row + j * col];
+                match self.bias {
+                    1 => *value += bias[j],
+                    2 => *value += bias[i],
+                    _ => {}
+                }
+                *value = self.activation.apply(*value);
+            }
+        }
+    }
+}
