@@ -85,10 +85,9 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
         min_time: limits.min_time.mul_f64(FURTHER),
         budget: limits.budget.mul_f64(FURTHER),
     };
-    let whole = first < limits.budget.as_secs_f64();
     let mut device = None;
     let mut throughput = None;
-    let samples = if whole {
+    let samples = if first < limits.budget.as_secs_f64() {
         let samples = measure::sample(limits, || wall(&call, mode))?;
         if context.is_gpu() {
             device = on_device(&call, sections, further, &mut notes)?;
@@ -96,8 +95,9 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
         }
         samples
     } else {
-        notes.push("one cold sample, as it used up the budget".to_owned());
-        Samples::new(vec![first])
+        // The first call may have compiled shaders, which is not to be taken for a sample.
+        notes.push("one sample, as the first call used up the budget".to_owned());
+        Samples::new(vec![wall(&call, mode)?])
     };
     let plan = call.program().plan();
     let mut bytes = 0;
