@@ -38,7 +38,7 @@ use trial::Setup;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true, allow_negative_numbers = true)]
 pub(crate) struct Args {
-    /// The layers to time; the layers of 27 real models without it
+    /// The layers to time; 27 of real models and of DeepBench without it
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
     /// Only shapes whose name matches
