@@ -18,8 +18,10 @@ use clap::builder::PossibleValuesParser;
 use regex::Regex;
 use serde_json::{Value, json};
 use wgrnn::interop::atomic::check_writable;
+use wgrnn::kernels::gemm::Form;
 use wgrnn::plan::Force;
 use wgrnn::plan::sequence::Strategy;
+use wgrnn::tune::Tuning;
 use wgrnn::{Context, Error, Result};
 
 use crate::floor::{Bandwidth, Peaks};
@@ -36,7 +38,7 @@ use trial::Setup;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true, allow_negative_numbers = true)]
 pub(crate) struct Args {
-    /// The layers to time; the layers of 27 real models without it
+    /// The layers to time; 27 of real models and of DeepBench without it
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
     /// Only shapes whose name matches
@@ -57,9 +59,15 @@ pub(crate) struct Args {
     /// The type of the numbers
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
-    /// How the steps are run, wherever it can be; the rules choose without it
+    /// How the steps of a layer are run, wherever it can be, whatever the rules say
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
     strategy: Option<String>,
+    /// The form of matrix products, wherever it can be, whatever the rules say
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
+    product: Option<String>,
+    /// Measure for each shape what is fastest, and keep that in this file for the next time
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "product"])]
+    tune: Option<PathBuf>,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     min_time: f64,
@@ -110,14 +118,14 @@ fn seconds(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let shapes = shapes::load(args.shapes.as_deref())?;
     let selected = select(args, &shapes)?;
-    for path in [&args.json, &args.roofline].into_iter().flatten() {
+    for path in [&args.json, &args.roofline, &args.tune]
+        .into_iter()
+        .flatten()
+    {
         check_writable(path)?;
     }
-    let named = args.strategy.as_deref();
-    let context = context(args)?.forcing(Force {
-        strategy: Strategy::ALL.into_iter().find(|s| Some(s.name()) == named),
-        ..Force::default()
-    });
+    let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
+    let context = context(args)?.forcing(force(args));
     println!("{}", context.name());
     if args.precision == Precision::F16 {
         return without_f16(args, &context, selected);
@@ -142,7 +150,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::new(json, &name, dtype, settings);
     let mut series = Vec::new();
     for (shape, mode) in selected {
-        let row = match trial::run(&setup, shape, mode) {
+        let trial = chosen(&setup, tuning.as_mut(), shape, mode)
+            .and_then(|context| trial::run(&setup, &context, shape, mode));
+        let row = match trial {
             Ok(trial) => Row::Ok(Box::new(trial)),
             // What a device cannot hold is not wrong.
             Err(e @ (Error::Limit { .. } | Error::Unsupported { .. })) => {
@@ -151,6 +161,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Err(e) => Row::Failed(Status::Error, e.to_string()),
         };
         report.add(shape, mode, &row)?;
+        if let (Some(path), Some(tuning)) = (&args.tune, &tuning) {
+            tuning.save(path)?;
+        }
         if let Row::Ok(trial) = row {
             series.push(Series {
                 name: format!("{} {}", shape.name, mode.name()),
@@ -162,6 +175,32 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         roofline::draw(path, &name, peaks, &series)?;
     }
     Ok(report.status())
+}
+
+/// What is chosen whatever the rules say.
+fn force(args: &Args) -> Force {
+    let strategy = |s: &Strategy| Some(s.name()) == args.strategy.as_deref();
+    let form = |f: &Form| Some(f.name()) == args.product.as_deref();
+    Force {
+        strategy: Strategy::ALL.into_iter().find(strategy),
+        gemm: Form::ALL.into_iter().find(form),
+    }
+}
+
+/// The device with what was chosen for all shapes, or with what is fastest for this one.
+fn chosen(
+    setup: &Setup,
+    tuning: Option<&mut Tuning>,
+    shape: &Shape,
+    mode: Mode,
+) -> Result<Context> {
+    match tuning {
+        None => Ok(setup.context.clone()),
+        Some(tuning) => {
+            let call = shape.call(mode, shape.steps);
+            tuning.context(&setup.context, &shape.spec(), &call)
+        }
+    }
 }
 
 /// What is said of every shape until there is `f16`.
@@ -208,7 +247,6 @@ fn settings(args: &Args, context: &Context, peaks: Option<&Peaks>) -> Value {
     json!({
         "min_time_s": args.min_time,
         "budget_s": args.budget,
-        "strategy": args.strategy.as_deref().unwrap_or("chosen by the rules"),
         "adapter": adapter,
         "cpus": std::thread::available_parallelism().ok(),
         "data": "x and the weights are on the device before the call; results stay there",

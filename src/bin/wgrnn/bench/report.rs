@@ -168,6 +168,7 @@ fn object(shape: &Shape, mode: Mode, row: &Row) -> Value {
         "plan_mb": number(|t| t.memory.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>() / 1e6),
         "memory_mb": memory,
         "strategy": trial.map(|t| t.strategy.as_str()),
+        "forced": trial.map(|t| t.forced.to_string()),
         "verified": trial.map(|t| t.verified),
         "profile": kernels.map(|kernels| profile::json(kernels)),
         "status": status,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wgrnn::plan::{Plan, Role};
+use wgrnn::plan::{Force, Plan, Role};
 use wgrnn::{Context, Error, Result, Sequence};
 
 use super::measure::{self, Limits, Samples};
@@ -35,6 +35,8 @@ pub(super) struct Trial {
     /// The steps whose results were compared with the oracle.
     pub(super) verified: usize,
     pub(super) strategy: String,
+    /// What was chosen whatever the rules say.
+    pub(super) forced: Force,
     /// Bytes of the plan's buffers.
     pub(super) memory: Vec<(Role, u64)>,
     pub(super) kernels: Vec<KernelTime>,
@@ -58,14 +60,12 @@ pub(super) struct Setup {
     pub(super) profiled: bool,
 }
 
-/// Runs a shape on a device.
+/// Runs a shape on `context`: the device of the setup, with choices for this shape perhaps.
 ///
 /// # Errors
 /// If a result is wrong, or the device fails or cannot hold it.
-pub(super) fn run(setup: &Setup, shape: &Shape, mode: Mode) -> Result<Trial> {
-    let Setup {
-        context, limits, ..
-    } = setup;
+pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -> Result<Trial> {
+    let limits = setup.limits;
     let sections = subject::sections(mode);
     let layer = subject::layer(context, shape)?;
     let inputs = subject::Inputs::draw(shape, mode, shape.steps);
@@ -85,19 +85,19 @@ pub(super) fn run(setup: &Setup, shape: &Shape, mode: Mode) -> Result<Trial> {
         min_time: limits.min_time.mul_f64(FURTHER),
         budget: limits.budget.mul_f64(FURTHER),
     };
-    let whole = first < limits.budget.as_secs_f64();
     let mut device = None;
     let mut throughput = None;
-    let samples = if whole {
-        let samples = measure::sample(*limits, || wall(&call, mode))?;
+    let samples = if first < limits.budget.as_secs_f64() {
+        let samples = measure::sample(limits, || wall(&call, mode))?;
         if context.is_gpu() {
             device = on_device(&call, sections, further, &mut notes)?;
             throughput = Some(in_flight(&call, mode, samples.median())?);
         }
         samples
     } else {
-        notes.push("one cold sample, as it used up the budget".to_owned());
-        Samples::new(vec![first])
+        // The first call may have compiled shaders, which is not to be taken for a sample.
+        notes.push("one sample, as the first call used up the budget".to_owned());
+        Samples::new(vec![wall(&call, mode)?])
     };
     let plan = call.program().plan();
     let mut bytes = 0;
@@ -120,6 +120,7 @@ pub(super) fn run(setup: &Setup, shape: &Shape, mode: Mode) -> Result<Trial> {
         ),
         verified,
         strategy: strategy(plan, sections),
+        forced: context.target().force,
         memory: Role::ALL.map(|role| (role, plan.bytes(role))).to_vec(),
         kernels: if setup.profiled {
             profile::profile(call.program(), sections, further)?
