@@ -22,6 +22,7 @@ pub trait Real:
     + SubAssign
     + MulAssign
     + Sum
+    + bytemuck::Pod
     + sealed::Sealed
 {
     /// 0.

@@ -47,6 +47,15 @@ impl<R: Real> Gates<R> {
         })
     }
 
+    /// True if the activations are these, nothing is clipped and gates are kept activated.
+    pub(crate) fn are(&self, functions: &[Function]) -> bool {
+        let same = functions
+            .iter()
+            .zip(&self.functions)
+            .all(|(a, b)| *a == b.0);
+        same && !self.raw && self.clip.is_none()
+    }
+
     /// The value of an activation.
     #[inline]
     pub fn activate(&self, which: usize, x: R) -> R {

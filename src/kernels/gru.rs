@@ -64,6 +64,51 @@ pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     |size, rng| sample::sequence_backward(&[&GRU], size, rng),
 );
 
+/// What a unit has before a step back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept<R> {
+    /// r, z, n as they were kept, and q.
+    pub(crate) slots: [R; 4],
+    pub(crate) h_old: R,
+    /// The gradient of h.
+    pub(crate) dh: R,
+}
+
+/// A unit's step from W_ih x + b_ih, W_hh h + b_hh and h before: h, and what is kept.
+#[inline]
+pub(crate) fn unit_forward<R: Real>(
+    act: &Gates<R>,
+    input: [R; 3],
+    recurrent: [R; 3],
+    h_old: R,
+) -> (R, [R; 4]) {
+    let (pre_r, pre_z) = (input[0] + recurrent[0], input[1] + recurrent[1]);
+    let (r, z) = (act.gate(0, pre_r), act.gate(0, pre_z));
+    let q = recurrent[2];
+    let pre_n = input[2] + r * q;
+    let n = act.gate(1, pre_n);
+    let kept = [
+        act.kept(pre_r, r),
+        act.kept(pre_z, z),
+        act.kept(pre_n, n),
+        q,
+    ];
+    ((R::ONE - z) * n + z * h_old, kept)
+}
+
+/// A unit's step back: what goes to the slots of `dgates`, and the gradient of h before the step
+/// that does not come through the gates.
+#[inline]
+pub(crate) fn unit_backward<R: Real>(act: &Gates<R>, kept: Kept<R>) -> ([R; 4], R) {
+    let ([kept_r, kept_z, kept_n, q], dh) = (kept.slots, kept.dh);
+    let (r, z) = (act.value(0, kept_r), act.value(0, kept_z));
+    let n = act.value(1, kept_n);
+    let dn = dh * (R::ONE - z) * act.gate_slope(1, kept_n, n);
+    let dz = dh * (kept.h_old - n) * act.gate_slope(0, kept_z, z);
+    let dr = dn * q * act.gate_slope(0, kept_r, r);
+    ([dr, dz, dn, dn * r], dh * z)
+}
+
 /// What a forward kernel binds.
 struct Forward<'a, R> {
     act: Gates<R>,
@@ -118,23 +163,13 @@ impl<'a, R: Real> Forward<'a, R> {
             let (at, before) = (rows.gates(row), rows.h_before(row));
             let to = rows.hand_on(row);
             for j in 0..hidden {
-                let input = |gate| products.input(row, gate, j, || gates[at + gate * hidden + j]);
-                let recurrent =
-                    |gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j];
-                let (pre_r, pre_z) = (input(0) + recurrent(0), input(1) + recurrent(1));
-                let (r, z) = (act.gate(0, pre_r), act.gate(0, pre_z));
-                let q = recurrent(2);
-                let pre_n = input(2) + r * q;
-                let n = act.gate(1, pre_n);
-                let value = (R::ONE - z) * n + z * h[before + j];
+                let input = [0, 1, 2]
+                    .map(|gate| products.input(row, gate, j, || gates[at + gate * hidden + j]));
+                let recurrent = [0, 1, 2]
+                    .map(|gate| products.recurrent(row, gate, j) + bias_hh[gate * hidden + j]);
+                let (value, kept) = unit_forward(act, input, recurrent, h[before + j]);
                 to.store(h, y, j, value);
                 if save {
-                    let kept = [
-                        act.kept(pre_r, r),
-                        act.kept(pre_z, z),
-                        act.kept(pre_n, n),
-                        q,
-                    ];
                     for (slot, value) in kept.into_iter().enumerate() {
                         gates[at + slot * hidden + j] = value;
                     }
@@ -211,17 +246,16 @@ impl<'a, R: Real> Backward<'a, R> {
                     dstate[unit] = dh;
                     continue;
                 }
-                let [kept_r, kept_z, kept_n, q] =
-                    [0, 1, 2, 3].map(|slot| saved_gates[at + slot * hidden + j]);
-                let (r, z) = (act.value(0, kept_r), act.value(0, kept_z));
-                let n = act.value(1, kept_n);
-                let dn = dh * (R::ONE - z) * act.gate_slope(1, kept_n, n);
-                let dz = dh * (saved_h[before + j] - n) * act.gate_slope(0, kept_z, z);
-                dgates[to + j] = dn * q * act.gate_slope(0, kept_r, r);
-                dgates[to + hidden + j] = dz;
-                dgates[to + 2 * hidden + j] = dn;
-                dgates[to + 3 * hidden + j] = dn * r;
-                dstate[unit] = dh * z;
+                let kept = Kept {
+                    slots: [0, 1, 2, 3].map(|slot| saved_gates[at + slot * hidden + j]),
+                    h_old: saved_h[before + j],
+                    dh,
+                };
+                let (gradients, past) = unit_backward(act, kept);
+                for (slot, value) in gradients.into_iter().enumerate() {
+                    dgates[to + slot * hidden + j] = value;
+                }
+                dstate[unit] = past;
             }
         }
         Ok(())

@@ -6,11 +6,15 @@
 
 use super::gates::{Gates, join};
 use super::sample;
+use super::simd;
+use super::simd::forward::ForwardArgs;
+use super::simd::lstm::LstmArgs;
+use super::simd::run::Steps;
 use super::step::{self, Rows, StepParams, gradient_product, unpacked};
 use crate::activation::limit;
 use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel};
+use crate::kernel::{Args, Binding, Kernel, Twin};
 use crate::kernels::gemm::{Strided, StridedMut, product};
 use crate::real::Real;
 use crate::twin;
@@ -64,7 +68,10 @@ pub static BACKWARD: Kernel = step::kernel(
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "lstm.sequence_forward",
     &FORWARD,
-    twin!(sequence_forward),
+    Twin {
+        f32: fast_forward,
+        f64: sequence_forward,
+    },
     |size, rng| sample::sequence_forward(&[&LSTM, &LSTM_PEEPHOLE], size, rng),
 );
 
@@ -77,11 +84,107 @@ pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
 );
 
 /// The options of a step.
-struct Options<R> {
-    peephole: bool,
-    coupled: bool,
-    projected: bool,
-    cell_clip: Option<R>,
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Options<R> {
+    pub(crate) peephole: bool,
+    pub(crate) coupled: bool,
+    pub(crate) projected: bool,
+    pub(crate) cell_clip: Option<R>,
+}
+
+/// What a unit has after a step.
+pub(crate) struct Forwarded<R> {
+    pub(crate) c: R,
+    pub(crate) h: R,
+    /// What is kept of the gates.
+    pub(crate) kept: [R; 4],
+}
+
+/// What a unit has before a step back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept<R> {
+    pub(crate) gates: [R; 4],
+    pub(crate) c_new: R,
+    pub(crate) c_old: R,
+    /// The gradient of h.
+    pub(crate) dh: R,
+    /// That of c, without what comes through h.
+    pub(crate) dc: R,
+}
+
+impl<R: Real> Options<R> {
+    /// True if a unit's step is not the usual one.
+    pub(crate) fn any(&self) -> bool {
+        self.peephole || self.coupled || self.cell_clip.is_some()
+    }
+
+    /// A unit's step from the pre-activations without peepholes, their weights, and c before.
+    #[inline]
+    pub(crate) fn forward(&self, act: &Gates<R>, pre: [R; 4], p: [R; 3], c_old: R) -> Forwarded<R> {
+        let [pre_i, pre_f, pre_g, pre_o] = pre;
+        let peephole = |gate: usize, c: R| if self.peephole { p[gate] * c } else { R::ZERO };
+        let (pre_i, pre_f) = (pre_i + peephole(0, c_old), pre_f + peephole(1, c_old));
+        let i = act.gate(0, pre_i);
+        let f = match self.coupled {
+            true => R::ONE - i,
+            false => act.gate(0, pre_f),
+        };
+        let g = act.gate(1, pre_g);
+        let sum = f * c_old + i * g;
+        let c = self.cell_clip.map_or(sum, |b| limit(sum, -b, b));
+        let pre_o = pre_o + peephole(2, c);
+        let o = act.gate(0, pre_o);
+        let kept = [
+            act.kept(pre_i, i),
+            act.kept(pre_f, f),
+            act.kept(pre_g, g),
+            act.kept(pre_o, o),
+        ];
+        let h = o * act.activate(2, c);
+        Forwarded { c, h, kept }
+    }
+
+    /// A unit's step back: the gradients of the gates and of c before the step.
+    #[inline]
+    pub(crate) fn backward(&self, act: &Gates<R>, p: [R; 3], kept: Kept<R>) -> ([R; 4], R) {
+        let Kept {
+            c_new, c_old, dh, ..
+        } = kept;
+        let (i, g, o) = (
+            act.value(0, kept.gates[0]),
+            act.value(1, kept.gates[2]),
+            act.value(0, kept.gates[3]),
+        );
+        let f = match self.coupled {
+            true => R::ONE - i,
+            false => act.value(0, kept.gates[1]),
+        };
+        let b = act.activate(2, c_new);
+        let d_o = dh * b * act.gate_slope(0, kept.gates[3], o);
+        let mut dc = kept.dc + dh * o * act.slope(2, c_new, b) + d_o * p[2];
+        if self.cell_clip.is_some_and(|bound| c_new.abs() >= bound) {
+            dc = R::ZERO;
+        }
+        let i_slope = act.gate_slope(0, kept.gates[0], i);
+        let (d_i, d_f) = match self.coupled {
+            true => (dc * (g - c_old) * i_slope, R::ZERO),
+            false => (
+                dc * g * i_slope,
+                dc * c_old * act.gate_slope(0, kept.gates[1], f),
+            ),
+        };
+        let d_g = dc * i * act.gate_slope(1, kept.gates[2], g);
+        ([d_i, d_f, d_g, d_o], dc * f + d_i * p[0] + d_f * p[1])
+    }
+}
+
+/// The weights of a unit's peepholes; 0 without.
+#[inline]
+pub(crate) fn peepholes<R: Real>(weight_p: &[R], hidden: usize, j: usize, on: bool) -> [R; 3] {
+    [0, 1, 2].map(|gate| match on {
+        true => weight_p[gate * hidden + j],
+        false => R::ZERO,
+    })
 }
 
 impl<R: Real> Options<R> {
@@ -173,40 +276,25 @@ impl<'a, R: Real> Forward<'a, R> {
                     }
                     continue;
                 }
-                let peephole = |gate: usize, c: R| match options.peephole {
-                    true => weight_p[gate * hidden + j] * c,
-                    false => R::ZERO,
-                };
-                let [pre_i, pre_f, pre_g, pre_o] = [0, 1, 2, 3].map(|gate| {
+                let pre = [0, 1, 2, 3].map(|gate| {
                     let unit = gate * hidden + j;
                     let input = products.input(n, gate, j, || gates[at + unit]);
                     input + products.recurrent(n, gate, j) + bias_hh[unit]
                 });
-                let (pre_i, pre_f) = (pre_i + peephole(0, c_old), pre_f + peephole(1, c_old));
-                let i = act.gate(0, pre_i);
-                let f = match options.coupled {
-                    true => R::ONE - i,
-                    false => act.gate(0, pre_f),
-                };
-                let g = act.gate(1, pre_g);
-                let sum = f * c_old + i * g;
-                let c_new = options.cell_clip.map_or(sum, |b| limit(sum, -b, b));
-                c[c_to + j] = c_new;
-                let pre_o = pre_o + peephole(2, c_new);
-                let o = act.gate(0, pre_o);
-                let value = o * act.activate(2, c_new);
+                let p = peepholes(weight_p, hidden, j, options.peephole);
+                let unit = options.forward(act, pre, p, c_old);
+                c[c_to + j] = unit.c;
                 if options.projected {
-                    y[inner + j] = value;
+                    y[inner + j] = unit.h;
                 } else {
-                    to.store(h, y, j, value);
+                    to.store(h, y, j, unit.h);
                 }
                 if save {
-                    let kept = [(pre_i, i), (pre_f, f), (pre_g, g), (pre_o, o)];
-                    for (gate, (pre, value)) in kept.into_iter().enumerate() {
-                        gates[at + gate * hidden + j] = act.kept(pre, value);
+                    for (gate, value) in unit.kept.into_iter().enumerate() {
+                        gates[at + gate * hidden + j] = value;
                     }
                     if options.peephole {
-                        gates[at + 4 * hidden + j] = c_new;
+                        gates[at + 4 * hidden + j] = unit.c;
                         gates[at + 5 * hidden + j] = c_old;
                     }
                 }
@@ -220,6 +308,45 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
     call.step(&rows, call.weight)
+}
+
+/// The same in single precision with vectors and threads.
+fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
+    let Forward {
+        act,
+        options,
+        save,
+        weight_p,
+        gates,
+        weight,
+        bias_hh,
+        h,
+        c,
+        y,
+    } = Forward::new(args, &rows.p)?;
+    let shared = ForwardArgs {
+        steps: Steps {
+            steps: &steps,
+            mask: rows.mask(),
+            masked: rows.masked(),
+        },
+        save,
+        act,
+        weight,
+        bias_hh,
+        gates,
+        h,
+        y,
+    };
+    let own = LstmArgs {
+        options,
+        weight_p,
+        c,
+    };
+    simd::lstm::forward(shared, own);
+    Ok(())
 }
 
 fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
@@ -302,38 +429,18 @@ impl<'a, R: Real> Backward<'a, R> {
                     }
                     continue;
                 }
-                let p = |gate: usize| match options.peephole {
-                    true => weight_p[gate * hidden + j],
-                    false => R::ZERO,
+                let p = peepholes(weight_p, hidden, j, options.peephole);
+                let kept = Kept {
+                    gates: [0, 1, 2, 3].map(|gate| saved_gates[at + gate * hidden + j]),
+                    c_new: saved_c[c_to + j],
+                    c_old: if zeroed { R::ZERO } else { saved_c[c_from + j] },
+                    dh,
+                    dc: dc_state[unit],
                 };
-                let kept = [0, 1, 2, 3].map(|gate| saved_gates[at + gate * hidden + j]);
-                let (i, g, o) = (
-                    act.value(0, kept[0]),
-                    act.value(1, kept[2]),
-                    act.value(0, kept[3]),
-                );
-                let f = match options.coupled {
-                    true => R::ONE - i,
-                    false => act.value(0, kept[1]),
-                };
-                let c_new = saved_c[c_to + j];
-                let c_old = if zeroed { R::ZERO } else { saved_c[c_from + j] };
-                let b = act.activate(2, c_new);
-                let d_o = dh * b * act.gate_slope(0, kept[3], o);
-                let mut dc = dc_state[unit] + dh * o * act.slope(2, c_new, b) + d_o * p(2);
-                if options.cell_clip.is_some_and(|bound| c_new.abs() >= bound) {
-                    dc = R::ZERO;
+                let (gradients, dc_old) = options.backward(act, p, kept);
+                for (gate, value) in gradients.into_iter().enumerate() {
+                    dgates[to + gate * hidden + j] = value;
                 }
-                let i_slope = act.gate_slope(0, kept[0], i);
-                let (d_i, d_f) = match options.coupled {
-                    true => (dc * (g - c_old) * i_slope, R::ZERO),
-                    false => (dc * g * i_slope, dc * c_old * act.gate_slope(0, kept[1], f)),
-                };
-                dgates[to + j] = d_i;
-                dgates[to + hidden + j] = d_f;
-                dgates[to + 2 * hidden + j] = dc * i * act.gate_slope(1, kept[2], g);
-                dgates[to + 3 * hidden + j] = d_o;
-                let dc_old = dc * f + d_i * p(0) + d_f * p(1);
                 dc_state[unit] = if zeroed { R::ZERO } else { dc_old };
             }
         }

@@ -23,6 +23,7 @@ pub mod reduce;
 pub mod rnn;
 pub mod sample;
 pub mod sgd;
+pub(crate) mod simd;
 pub mod state;
 pub mod step;
 pub mod transpose;

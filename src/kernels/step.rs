@@ -296,6 +296,24 @@ impl<'a> Rows<'a> {
         Ok(entries.map(at).collect())
     }
 
+    /// Those of a step of sequences.
+    pub(crate) fn of_step(p: StepParams, mask: &'a [u32], masked: bool) -> Self {
+        Self {
+            p,
+            mask,
+            masked,
+            stream: false,
+        }
+    }
+
+    pub(crate) fn mask(&self) -> &'a [u32] {
+        self.mask
+    }
+
+    pub(crate) fn masked(&self) -> bool {
+        self.masked
+    }
+
     /// True if the rows are streams and `gates` holds their inputs.
     pub fn stream(&self) -> bool {
         self.stream
@@ -438,10 +456,14 @@ impl<'a> Rows<'a> {
 /// Where a sequence's h goes after a step, and what a mask makes of it.
 #[derive(Debug, Clone, Copy)]
 pub struct HandOn {
-    h: usize,
-    y: usize,
-    zeroed: bool,
-    live: bool,
+    /// Its row in `h`.
+    pub(crate) h: usize,
+    /// Its row in `y`.
+    pub(crate) y: usize,
+    /// True if the next step starts from zeros.
+    pub(crate) zeroed: bool,
+    /// False if the output is 0.
+    pub(crate) live: bool,
 }
 
 impl HandOn {
@@ -455,26 +477,37 @@ impl HandOn {
 /// Where the gradient of a sequence's h after a step comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct StateGradient {
-    dstate: usize,
-    dy: usize,
-    zeroed: bool,
-    live: bool,
+    /// Its row in `dstate`.
+    pub(crate) dstate: usize,
+    /// Its row in `dy`.
+    pub(crate) dy: usize,
+    /// True if the next step starts from zeros.
+    pub(crate) zeroed: bool,
+    /// False if the output is 0.
+    pub(crate) live: bool,
 }
 
 impl StateGradient {
     /// That of a unit: what comes through the gates of the next step (`product`), past them, and
     /// from the output.
     pub fn of<R: Real>(&self, dstate: &[R], dy: &[R], unit: usize, product: R) -> R {
+        let dy = if self.live {
+            dy[self.dy + unit]
+        } else {
+            R::ZERO
+        };
+        self.sum(dstate[self.dstate + unit], dy, product)
+    }
+
+    /// The same of numbers: what is in `dstate`, `dy` and the product.
+    #[inline]
+    pub(crate) fn sum<R: Real>(&self, dstate: R, dy: R, product: R) -> R {
         let through = if self.zeroed {
             R::ZERO
         } else {
-            dstate[self.dstate + unit] + product
+            dstate + product
         };
-        if self.live {
-            through + dy[self.dy + unit]
-        } else {
-            through
-        }
+        if self.live { through + dy } else { through }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Products in CPU memory by the crate `gemm`: what twins compute with.
 
 use super::GEMM;
+use super::few::{Few, MOST};
 use crate::error::{Error, Result};
 use crate::plan::injective;
 use crate::real::Real;
@@ -64,7 +65,72 @@ fn place_in(len: usize, place: [u32; 3], size: [usize; 2]) -> (usize, [usize; 2]
     (start.min(len), [row, col], reach <= len)
 }
 
-/// C = α A B + β C, by the crate `gemm`, on several threads where it is worth it.
+/// Computes a product of few rows in single precision, if it is one: true if so.
+fn few_rows<R: Real>(
+    a: &Strided<'_, R>,
+    b: &Strided<'_, R>,
+    c: &mut StridedMut<'_, R>,
+    alpha: R,
+    beta: R,
+) -> bool {
+    let ([m, k], n) = (a.size, b.size[1]);
+    let neighbours = a.strides[1] == 1 && b.strides[0] == 1 && c.strides[1] == 1;
+    let single = size_of::<R>() == size_of::<f32>();
+    let rows_apart = m < 2 || c.strides[0] >= n;
+    if !(single && neighbours && rows_apart && (1..=MOST).contains(&m) && k > 0 && n > 0) {
+        return false;
+    }
+    let place = Place {
+        k,
+        n,
+        a_row: a.strides[0],
+        pitch: b.strides[1],
+        c_row: c.strides[0].max(n),
+        alpha: alpha.to_f32(),
+        beta: beta.to_f32(),
+    };
+    let (a, b) = (bytemuck::cast_slice(a.cells), bytemuck::cast_slice(b.cells));
+    let c = bytemuck::cast_slice_mut(c.cells);
+    match m {
+        1 => place.run::<1>(a, b, c),
+        2 => place.run::<2>(a, b, c),
+        3 => place.run::<3>(a, b, c),
+        _ => place.run::<4>(a, b, c),
+    }
+    true
+}
+
+/// Sizes and distances of a product of few rows.
+struct Place {
+    k: usize,
+    n: usize,
+    a_row: usize,
+    pitch: usize,
+    c_row: usize,
+    alpha: f32,
+    beta: f32,
+}
+
+impl Place {
+    fn run<const M: usize>(&self, a: &[f32], weights: &[f32], c: &mut [f32]) {
+        let mut rows: [&mut [f32]; M] = [(); M].map(|()| Default::default());
+        for (row, chunk) in rows.iter_mut().zip(c.chunks_mut(self.c_row)) {
+            *row = &mut chunk[..self.n];
+        }
+        Few {
+            a: std::array::from_fn(|m| &a[m * self.a_row..][..self.k]),
+            weights,
+            pitch: self.pitch,
+            c: rows,
+            alpha: self.alpha,
+            beta: self.beta,
+        }
+        .run();
+    }
+}
+
+/// C = α A B + β C, by the crate `gemm`, on several threads where it is worth it; few rows by
+/// [`few`](super::few).
 ///
 /// # Errors
 /// If the sizes do not agree or a matrix leaves its slice.
@@ -72,7 +138,7 @@ fn place_in(len: usize, place: [u32; 3], size: [usize; 2]) -> (usize, [usize; 2]
 pub(crate) fn product<R: Real>(
     a: Strided<'_, R>,
     b: Strided<'_, R>,
-    c: StridedMut<'_, R>,
+    mut c: StridedMut<'_, R>,
     alpha: R,
     beta: R,
 ) -> Result<()> {
@@ -89,6 +155,9 @@ pub(crate) fn product<R: Real>(
     if !injective(c.size, c.strides) {
         let got = format!("strides {:?}", c.strides);
         return Err(Error::value(GEMM.name, "c", OVERLAP, got));
+    }
+    if few_rows(&a, &b, &mut c, alpha, beta) {
+        return Ok(());
     }
     // Below this the threads cost more than they save.
     let parallelism = if m * n * k < 1 << 18 {
@@ -124,4 +193,69 @@ pub(crate) fn product<R: Real>(
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// Few rows, with and without what divides them among threads and vectors.
+    #[test]
+    fn few_rows_are_products() {
+        let mut rng = Rng::new(1);
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 9, 40),
+            (2, 4, 17),
+            (3, 301, 500),
+            (4, 130, 1031),
+            (1, 700, 700),
+            (5, 20, 20),
+        ] {
+            for (alpha, beta) in [(1.0, 0.0), (-0.5, 2.0)] {
+                // The rows stand apart, and what lies between must not be read or written.
+                let (a_row, pitch, c_row) = (k + 3, k + 1, n + 2);
+                let mut spread = |rows: usize, row: usize, cols: usize| -> Vec<f32> {
+                    let mut all = vec![f32::NAN; rows * row];
+                    for r in all.chunks_mut(row) {
+                        r[..cols].copy_from_slice(&rng.uniforms(cols, -1.0, 1.0));
+                    }
+                    all
+                };
+                let (a, w) = (spread(m, a_row, k), spread(n, pitch, k));
+                let mut c = spread(m, c_row, n);
+                if beta == 0.0 {
+                    c.fill(f32::NAN);
+                }
+                let wide = |v: &[f32]| v.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+                let (a64, w64, mut c64) = (wide(&a), wide(&w), wide(&c));
+                let at = |row: usize, col: usize| [0, row as u32, col as u32];
+                product(
+                    Strided::new(&a, at(a_row, 1), [m, k]),
+                    Strided::new(&w, at(1, pitch), [k, n]),
+                    StridedMut::new(&mut c, at(c_row, 1), [m, n]),
+                    alpha as f32,
+                    beta as f32,
+                )
+                .unwrap();
+                product(
+                    Strided::new(&a64, at(a_row, 1), [m, k]),
+                    Strided::new(&w64, at(1, pitch), [k, n]),
+                    StridedMut::new(&mut c64, at(c_row, 1), [m, n]),
+                    alpha,
+                    beta,
+                )
+                .unwrap();
+                for (i, (got, want)) in c.iter().zip(&c64).enumerate() {
+                    let what = format!("{m} {n} {k}: element {i} is {got}, must be {want}");
+                    if i % c_row >= n {
+                        assert!(got.is_nan(), "{what}");
+                    } else {
+                        assert!((f64::from(*got) - want).abs() < 1e-4, "{what}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@
 //! 4 × 4 numbers, as vec4s where a matrix is made of whole ones, and take any strides.
 
 mod choose;
+mod few;
 mod form;
 mod kernels;
 mod library;

@@ -1,0 +1,451 @@
+//! The steps of a sequence: for every block of units and every tile of rows the product, then what
+//! the cell makes of it.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::apart::Touched;
+use super::pack::{LANES, PANELS, Packing};
+use super::product::{Product, ROWS, rows_at_once};
+use super::split::{Split, Work, share};
+use super::team::Team;
+use crate::kernels::step::{Rows, StepParams};
+
+/// The steps of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Steps<'a> {
+    /// In the order in which they run.
+    pub(crate) steps: &'a [StepParams],
+    /// See [`Rows`].
+    pub(crate) mask: &'a [u32],
+    /// Whether it is to be read.
+    pub(crate) masked: bool,
+}
+
+impl<'a> Steps<'a> {
+    fn rows(&self, step: usize) -> Rows<'a> {
+        Rows::of_step(self.steps[step], self.mask, self.masked)
+    }
+
+    /// N: the most sequences that a step has.
+    fn sequences(&self) -> usize {
+        let counts = self.steps.iter().map(|p| p.count as usize);
+        counts.max().unwrap_or(0)
+    }
+}
+
+/// The buffers that a cell writes at most.
+pub(crate) const BUFFERS: usize = 4;
+
+/// A cell's equations in one direction, with the buffers that its steps read and write.
+pub(crate) trait Cell: Sync {
+    /// Where a sequence's rows stand in a step, and what its mask says.
+    type Row: Copy;
+
+    /// Those of a sequence.
+    fn row(&self, rows: &Rows<'_>, n: usize) -> Self::Row;
+
+    /// How many of a step's sequences have a product; for the others it is 0.
+    fn multiplied(&self, rows: &Rows<'_>) -> usize;
+
+    /// Copies what the weights multiply for a sequence.
+    fn operand(&self, row: &Self::Row, to: &mut [f32]);
+
+    /// Asks for what [`Self::finish`] will read of some units.
+    fn prefetch(&self, row: &Self::Row, units: Range<usize>);
+
+    /// Does what follows the products of a tile.
+    fn finish<S: Simd>(&self, simd: S, tile: &mut Tile<'_, Self::Row>);
+
+    /// Lists the rows of every buffer that a step writes; false if it writes any that it multiplies.
+    fn touched(&self, rows: &Rows<'_>, to: &mut [Touched; BUFFERS]) -> bool;
+}
+
+/// The products of some sequences and of neighbouring units.
+pub(crate) struct Tile<'a, Row> {
+    /// One for each sequence.
+    rows: &'a [Row],
+    /// The first unit.
+    first: usize,
+    /// The unit behind the last.
+    end: usize,
+    /// G
+    gates: usize,
+    /// Panels for each block and sequence: those of the gates, or those of the block's units.
+    panels: usize,
+    /// `[blocks, sequences, panels]`
+    sums: &'a mut [[f32; LANES]],
+    /// What was multiplied: `depth` numbers for each sequence, if they have a product.
+    operand: &'a [f32],
+    depth: usize,
+}
+
+/// As many units of a sequence as a vector has lanes, or fewer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Units {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    /// The sequence in its tile.
+    row: usize,
+    /// Their panel, or that of the first gate.
+    panel: usize,
+    /// Which vector of the panel.
+    nth: usize,
+}
+
+impl<'a, Row: Copy> Tile<'a, Row> {
+    pub(crate) fn rows(&self) -> &'a [Row] {
+        self.rows
+    }
+
+    /// Vectors that the units of a sequence fill, the last one perhaps in part.
+    #[inline(always)]
+    pub(crate) fn vectors<S: Simd>(&self) -> usize {
+        (self.end - self.first).div_ceil(S::F32_LANES)
+    }
+
+    /// The units of a vector, of the tile's first sequence.
+    #[inline(always)]
+    pub(crate) fn units<S: Simd>(&self, vector: usize) -> Units {
+        let first = vector * S::F32_LANES;
+        let (panel, nth) = (first / LANES, vector % (LANES / S::F32_LANES));
+        // Panels of a block: one for each gate of the same units, or one for each of its units.
+        let of_block = if self.gates > 1 { 1 } else { self.panels };
+        let (block, panel) = (panel / of_block, panel % of_block);
+        Units {
+            first: self.first + first,
+            count: (self.end - self.first - first).min(S::F32_LANES),
+            row: 0,
+            panel: block * self.rows.len() * self.panels + panel,
+            nth,
+        }
+    }
+
+    /// The same units of the next sequence.
+    #[inline(always)]
+    pub(crate) fn next(&self, units: &mut Units) {
+        units.row += 1;
+        units.panel += self.panels;
+    }
+
+    /// The products of some units, for G gates.
+    #[inline(always)]
+    pub(crate) fn sums<S: Simd, const G: usize>(&self, simd: S, units: Units) -> [S::f32s; G] {
+        let mut values = [simd.splat_f32s(0.0); G];
+        for (value, panel) in values.iter_mut().zip(&self.sums[units.panel..][..G]) {
+            *value = S::as_simd_f32s(panel).0[units.nth];
+        }
+        values
+    }
+
+    /// Puts something else in place of the first G.
+    #[inline(always)]
+    pub(crate) fn put<S: Simd, const G: usize>(
+        &mut self,
+        _: S,
+        units: Units,
+        values: [S::f32s; G],
+    ) {
+        for (value, panel) in values.into_iter().zip(&mut self.sums[units.panel..][..G]) {
+            S::as_mut_simd_f32s(panel).0[units.nth] = value;
+        }
+    }
+
+    /// The product of a gate and one of the units.
+    pub(crate) fn sum<S: Simd>(&self, units: Units, gate: usize, unit: usize) -> f32 {
+        self.sums[units.panel + gate][units.nth * S::F32_LANES + unit - units.first]
+    }
+
+    /// What was multiplied for the units, where that is as wide as they are.
+    #[inline(always)]
+    pub(crate) fn operand<S: Simd>(&self, simd: S, units: Units) -> S::f32s {
+        units.of(simd, self.operand, units.row * self.depth)
+    }
+}
+
+impl Units {
+    /// The same with a number of lanes that the compiler knows, if it is that of a vector.
+    #[inline(always)]
+    pub(crate) fn full<S: Simd>(self) -> Option<Self> {
+        let count = S::F32_LANES;
+        (self.count == count).then_some(Self { count, ..self })
+    }
+
+    /// Their numbers in a slice.
+    #[inline(always)]
+    pub(crate) fn of<S: Simd>(&self, simd: S, from: &[f32], start: usize) -> S::f32s {
+        let from = &from[start + self.first..][..self.count];
+        match S::as_simd_f32s(from).0.first() {
+            Some(vector) => *vector,
+            None => simd.partial_load_f32s(from),
+        }
+    }
+
+    pub(crate) fn all(&self) -> Range<usize> {
+        self.first..self.first + self.count
+    }
+}
+
+/// How to run a call, where that is not to be chosen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner {
+    pub(crate) arch: Option<Arch>,
+    /// Used if the workers' cells can be told apart.
+    pub(crate) split: Option<Split>,
+}
+
+/// What all workers of a call have in common.
+pub(crate) struct Job<'a, C> {
+    pub(crate) cell: &'a C,
+    pub(crate) steps: Steps<'a>,
+    pub(crate) packing: Packing,
+    /// As `packing` says.
+    pub(crate) weight: &'a [f32],
+    /// What the products start from, `[gates, units]`; zeros if it is empty.
+    pub(crate) bias: &'a [f32],
+}
+
+impl<C: Cell> Job<'_, C> {
+    /// Runs the steps; returns how they were divided.
+    pub(crate) fn run(&self, manner: Manner) -> Split {
+        let arch = manner.arch.unwrap_or_default();
+        let split = manner.split.unwrap_or_else(|| self.split());
+        let alone = split == Split::ALONE || !self.apart();
+        let split = if alone { Split::ALONE } else { split };
+        let start = self.start();
+        let teams: Vec<Team> = (0..split.groups)
+            .map(|_| Team::new(split.workers, split.workers))
+            .collect();
+        let worker = |group: usize, number: usize| {
+            arch.dispatch(Worker {
+                job: self,
+                start: &start,
+                team: &teams[group],
+                number,
+                sequences: split.sequences(group, self.steps.sequences()),
+            });
+        };
+        if alone {
+            worker(0, 0);
+            return split;
+        }
+        let worker = &worker;
+        rayon::scope(|scope| {
+            for group in 0..split.groups {
+                for number in 0..split.workers {
+                    if (group, number) != (0, 0) {
+                        scope.spawn(move |_| worker(group, number));
+                    }
+                }
+            }
+            worker(0, 0);
+        });
+        split
+    }
+
+    /// As many threads as the work is worth.
+    fn split(&self) -> Split {
+        let work = Work {
+            sequences: self.steps.sequences(),
+            blocks: self.packing.blocks(),
+            weights: self.packing.len(),
+            steps: self.steps.steps.len(),
+        };
+        match work.is_small() {
+            true => Split::ALONE,
+            false => Split::new(work, rayon::current_num_threads()),
+        }
+    }
+
+    /// What the sums of every block start from: `[blocks, panels]`.
+    fn start(&self) -> Vec<[f32; LANES]> {
+        let Packing {
+            units,
+            gates,
+            block,
+            ..
+        } = self.packing;
+        let mut start = vec![[0.0; LANES]; self.packing.blocks() * self.packing.width() / LANES];
+        if self.bias.is_empty() {
+            return start;
+        }
+        let gate_of_blocks = start.as_flattened_mut().chunks_exact_mut(block);
+        for (nth, to) in gate_of_blocks.enumerate() {
+            let (first, gate) = (nth / gates * block, nth % gates);
+            let count = block.min(units - first);
+            to[..count].copy_from_slice(&self.bias[gate * units + first..][..count]);
+        }
+        start
+    }
+
+    fn apart(&self) -> bool {
+        let mut touched = [(); BUFFERS].map(|()| Touched::default());
+        let mut distinct = true;
+        for step in 0..self.steps.steps.len() {
+            distinct &= self.cell.touched(&self.steps.rows(step), &mut touched);
+        }
+        distinct && touched.into_iter().all(Touched::are_apart)
+    }
+}
+
+struct Worker<'a, C> {
+    job: &'a Job<'a, C>,
+    /// See [`Job::start`].
+    start: &'a [[f32; LANES]],
+    team: &'a Team,
+    number: usize,
+    sequences: Range<usize>,
+}
+
+/// What a worker computes with.
+struct Scratch<Row> {
+    /// The step that `rows` and `operand` belong to.
+    step: Option<usize>,
+    /// One for each of the worker's sequences that has the step.
+    rows: Vec<Row>,
+    /// What the step multiplies, likewise.
+    operand: Vec<f32>,
+    /// How many of them have a product.
+    multiplied: usize,
+    sums: [[f32; LANES]; ROWS * PANELS],
+}
+
+/// Numbers of weights that stay in a core's own cache while it goes through them again and again:
+/// 1 MiB.
+const KEPT: usize = 1 << 18;
+
+impl<C: Cell> WithSimd for Worker<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Job { steps, packing, .. } = self.job;
+        let mut scratch = Scratch {
+            step: None,
+            rows: Vec::with_capacity(self.sequences.len()),
+            operand: vec![0.0; self.sequences.len() * packing.depth],
+            multiplied: 0,
+            sums: [[0.0; LANES]; ROWS * PANELS],
+        };
+        let parts = self.team.parts();
+        for (step, part) in self.team.shift(self.number, steps.steps.len()) {
+            if scratch.step != Some(step) {
+                self.begin(step, &mut scratch);
+            }
+            let blocks = share(packing.blocks(), part, parts);
+            let at_once = match scratch.multiplied {
+                0 => 1,
+                // Enough to have many vectors in flight.
+                rows => (ROWS / rows).max(1),
+            };
+            let mut block = blocks.start;
+            while block < blocks.end {
+                let next = (block + at_once).min(blocks.end);
+                let ahead = match next == blocks.end {
+                    true => blocks.start..(blocks.start + 1).min(blocks.end),
+                    false => next..next + 1,
+                };
+                let ahead = match packing.place(blocks.clone()).len() > KEPT {
+                    true => ahead,
+                    false => 0..0,
+                };
+                self.blocks(simd, block..next, ahead, &mut scratch);
+                block = next;
+            }
+        }
+    }
+}
+
+impl<C: Cell> Worker<'_, C> {
+    /// Looks up where a step's rows stand, and takes what it multiplies.
+    #[inline(always)]
+    fn begin(&self, step: usize, scratch: &mut Scratch<C::Row>) {
+        let (cell, rows) = (self.job.cell, self.job.steps.rows(step));
+        let Range { start, end } = self.sequences;
+        scratch.step = Some(step);
+        scratch.rows.clear();
+        for n in start..end.min(rows.count()) {
+            scratch.rows.push(cell.row(&rows, n));
+        }
+        scratch.multiplied = cell
+            .multiplied(&rows)
+            .saturating_sub(start)
+            .min(scratch.rows.len());
+        let operand = scratch.operand.chunks_exact_mut(self.job.packing.depth);
+        for (row, to) in scratch.rows[..scratch.multiplied].iter().zip(operand) {
+            cell.operand(row, to);
+        }
+    }
+
+    /// A step of the units of some blocks; `ahead` are blocks whose weights are worth fetching
+    /// meanwhile.
+    #[inline(always)]
+    fn blocks<S: Simd>(
+        &self,
+        simd: S,
+        blocks: Range<usize>,
+        ahead: Range<usize>,
+        scratch: &mut Scratch<C::Row>,
+    ) {
+        let Job {
+            cell,
+            packing,
+            weight,
+            ..
+        } = self.job;
+        let (depth, panels) = (packing.depth, packing.width() / LANES);
+        let ahead = weight[packing.place(ahead)].as_chunks().0;
+        let mut tile = Tile {
+            rows: &[],
+            first: blocks.start * packing.block,
+            end: (blocks.end * packing.block).min(packing.units),
+            gates: packing.gates,
+            panels,
+            sums: &mut scratch.sums,
+            operand: &[],
+            depth,
+        };
+        let (rows, others) = scratch.rows.split_at(scratch.multiplied);
+        let tiles = rows.len().div_ceil(rows_at_once::<S>(panels));
+        for nth in 0..tiles {
+            let range = share(rows.len(), nth, tiles);
+            tile.operand = &scratch.operand[range.start * depth..range.end * depth];
+            tile.rows = &rows[range];
+            for row in tile.rows {
+                cell.prefetch(row, tile.first..tile.end);
+            }
+            let sums = tile.sums.chunks_exact_mut(tile.rows.len() * panels);
+            for (block, sums) in blocks.clone().zip(sums) {
+                let mut product = Product {
+                    operand: tile.operand,
+                    rows: tile.rows.len(),
+                    panels,
+                    block: weight[packing.place(block..block + 1)].as_chunks().0,
+                    start: &self.start[block * panels..(block + 1) * panels],
+                    sums,
+                    // A single tile waits for its own weights already.
+                    ahead: if tiles > 1 {
+                        &ahead[share(ahead.len(), nth, tiles)]
+                    } else {
+                        &[]
+                    },
+                };
+                product.multiply(simd);
+            }
+            cell.finish(simd, &mut tile);
+        }
+        for rows in others.chunks((ROWS / blocks.len()).max(1)) {
+            tile.rows = rows;
+            tile.operand = &[];
+            let starts = blocks.clone().flat_map(|block| {
+                let start = &self.start[block * panels..(block + 1) * panels];
+                std::iter::repeat_n(start, rows.len()).flatten()
+            });
+            for (sums, start) in tile.sums.iter_mut().zip(starts) {
+                *sums = *start;
+            }
+            cell.finish(simd, &mut tile);
+        }
+    }
+}
