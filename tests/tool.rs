@@ -355,8 +355,37 @@ fn plan() {
     assert!(!forward.contains("backward"), "{forward}");
     let args = [&["plan", "--cell", "gru", "--train"], &sizes[..]].concat();
     let both = text(&run(&args, 0).stdout);
-    assert!(both.contains("40 x gru.backward"), "{both}");
+    assert!(both.contains("1 x gru.sequence_backward"), "{both}");
+    assert!(both.contains("an invocation keeps 72 weights"), "{both}");
     assert!(both.contains("total"), "{both}");
+    let forced = [&args[..], &["--strategy", "steps"]].concat();
+    let forced = text(&run(&forced, 0).stdout);
+    assert!(forced.contains("40 x gru.backward"), "{forced}");
+    assert!(
+        forced.contains("forced; the rule: an invocation keeps"),
+        "{forced}"
+    );
+    // A device that is here, and the floor: 2 x 40 steps of 1 us, and nothing else counts.
+    let args = [
+        "plan",
+        "--device",
+        "cpu",
+        "--train",
+        "--peaks",
+        "1e30,1e30,1",
+    ];
+    let floor = text(&run(&[&args[..], &sizes[..]].concat(), 0).stdout);
+    assert!(
+        floor.contains("on the CPU one call runs all steps"),
+        "{floor}"
+    );
+    assert!(
+        floor.contains(" 80.0 us with a dispatch for every step"),
+        "{floor}"
+    );
+    for wrong in ["1,2", "1,2,-3", "1,2,nan"] {
+        run(&["plan", "--peaks", wrong], 2);
+    }
     run(&["plan", "--steps", "0"], 2);
     for size in ["1000000", "18446744073709551615"] {
         for name in ["--input", "--hidden", "--batch"] {
