@@ -358,3 +358,21 @@ fn sequence_backward(
         }
     }
 }
+
+// What `quads` asks of a cell: a quad is a unit with its three gates. Behind them is a zero, or with
+// STREAM the third gate of x, since the reset gate is applied to that of h alone.
+
+@group(0) @binding(3) var<storage, read> weight_quads: array<vec4f>;
+@group(0) @binding(4) var<storage, read> weight_quads_back: array<vec4f>;
+
+const GATES: u32 = 3u;
+const QUAD_UNITS: u32 = 1u;
+
+fn finish_unit(n: u32, unit: u32, sums: vec4f) {
+    store_forward(n, unit, vec3f(0.0, 0.0, sums.w), sums.xyz);
+}
+
+// The third block of W_hh meets dq, which stands behind dn.
+fn gradient_of(term: u32) -> u32 {
+    return select(term, term + step.hidden, term >= 2u * step.hidden);
+}

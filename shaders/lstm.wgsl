@@ -476,3 +476,19 @@ fn sequence_backward(
         }
     }
 }
+
+// What `quads` asks of a cell: a quad is a unit with its four gates.
+
+@group(0) @binding(4) var<storage, read> weight_quads: array<vec4f>;
+@group(0) @binding(5) var<storage, read> weight_quads_back: array<vec4f>;
+
+const GATES: u32 = 4u;
+const QUAD_UNITS: u32 = 1u;
+
+fn finish_unit(n: u32, unit: u32, sums: vec4f) {
+    store_forward(n, unit, vec4f(), sums);
+}
+
+fn gradient_of(term: u32) -> u32 {
+    return term;
+}

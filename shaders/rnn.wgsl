@@ -308,3 +308,20 @@ fn sequence_backward(
         }
     }
 }
+
+// What `quads` asks of a cell: a quad is four units.
+
+@group(0) @binding(3) var<storage, read> weight_quads: array<vec4f>;
+// `weight_hh` of the step back.
+@group(0) @binding(3) var<storage, read> weight_quads_back: array<vec4f>;
+
+const GATES: u32 = 1u;
+const QUAD_UNITS: u32 = 4u;
+
+fn finish_unit(n: u32, unit: u32, sums: vec4f) {
+    store_forward(n, unit, 0.0, sums[unit % 4u]);
+}
+
+fn gradient_of(term: u32) -> u32 {
+    return term;
+}

@@ -36,7 +36,7 @@ use std::fmt;
 
 use crate::activation::Activation;
 use crate::kernel::{Constant, Kernel};
-use crate::kernels::{gru, gru_before, lstm, project, rnn};
+use crate::kernels::{forms, gru, gru_before, lstm, project, rnn};
 
 /// A cell. See the [module](self).
 #[derive(Clone, Copy)]
@@ -59,6 +59,9 @@ pub struct Cell {
     pub backward: &'static [Pass],
     /// The kernels that run all steps of a level, forward and back, if there are such.
     pub sequence: Option<[Pass; 2]>,
+    /// The first kernel of a step forward, and that of a step back, in other forms than the plain one, if
+    /// there are such.
+    pub forms: [Option<Forms>; 2],
     /// Its own activations; a layer may choose others in their places. Empty if the kernels do not
     /// import `gates`.
     pub activations: &'static [Activation],
@@ -79,6 +82,18 @@ impl fmt::Debug for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cell({})", self.name)
     }
+}
+
+/// A kernel of a step in the forms that [`StepForm`](crate::plan::sequence::StepForm) lists behind the plain
+/// one. Their weights are bound as `weight_quads` and, back, `weight_quads_back`.
+#[derive(Debug, Clone, Copy)]
+pub struct Forms {
+    /// In registers alone.
+    pub blocks: &'static Kernel,
+    /// For few sequences.
+    pub few: &'static Kernel,
+    /// For many.
+    pub tile: &'static Kernel,
 }
 
 /// A kernel of a step.
@@ -299,6 +314,37 @@ const fn project_pass(kernel: &'static Kernel) -> Pass {
     }
 }
 
+const LSTM_FORMS: Forms = Forms {
+    blocks: &forms::LSTM_FORWARD_BLOCKS,
+    few: &forms::LSTM_FORWARD_FEW,
+    tile: &forms::LSTM_FORWARD_TILE,
+};
+const LSTM_FORMS_BACK: Forms = Forms {
+    blocks: &forms::LSTM_BACKWARD_BLOCKS,
+    few: &forms::LSTM_BACKWARD_FEW,
+    tile: &forms::LSTM_BACKWARD_TILE,
+};
+const GRU_FORMS: Forms = Forms {
+    blocks: &forms::GRU_FORWARD_BLOCKS,
+    few: &forms::GRU_FORWARD_FEW,
+    tile: &forms::GRU_FORWARD_TILE,
+};
+const GRU_FORMS_BACK: Forms = Forms {
+    blocks: &forms::GRU_BACKWARD_BLOCKS,
+    few: &forms::GRU_BACKWARD_FEW,
+    tile: &forms::GRU_BACKWARD_TILE,
+};
+const RNN_FORMS: Forms = Forms {
+    blocks: &forms::RNN_FORWARD_BLOCKS,
+    few: &forms::RNN_FORWARD_FEW,
+    tile: &forms::RNN_FORWARD_TILE,
+};
+const RNN_FORMS_BACK: Forms = Forms {
+    blocks: &forms::RNN_BACKWARD_BLOCKS,
+    few: &forms::RNN_BACKWARD_FEW,
+    tile: &forms::RNN_BACKWARD_TILE,
+};
+
 const PLAIN: &[Constant] = &[("PEEPHOLE", 0), ("PROJECTED", 0)];
 const PEEPHOLE: &[Constant] = &[("PEEPHOLE", 1), ("PROJECTED", 0)];
 const PROJECTED: &[Constant] = &[("PEEPHOLE", 0), ("PROJECTED", 1)];
@@ -341,6 +387,14 @@ const fn lstm_cell(
             (false, true) => Some(lstm_sequence(PEEPHOLE)),
             (false, false) => Some(lstm_sequence(PLAIN)),
         },
+        forms: [
+            Some(LSTM_FORMS),
+            if projected {
+                None
+            } else {
+                Some(LSTM_FORMS_BACK)
+            },
+        ],
         activations: LSTM_ACTIVATIONS,
         options: &[CellOption::Clip, CellOption::CellClip, CellOption::Coupled],
         input_gradient: FOUR_GATES,
@@ -391,6 +445,7 @@ const fn gru_cell(
     forward: &'static [Pass],
     backward: &'static [Pass],
     sequence: Option<[Pass; 2]>,
+    forms: [Option<Forms>; 2],
     gradient_slots: usize,
     recurrent_gradient: &'static [Recurrent],
 ) -> Cell {
@@ -404,6 +459,7 @@ const fn gru_cell(
         forward,
         backward,
         sequence,
+        forms,
         activations: &[Activation::SIGMOID, Activation::TANH],
         options: &[CellOption::Clip],
         input_gradient: THREE_GATES,
@@ -422,6 +478,7 @@ pub static GRU: Cell = gru_cell(
         Pass::new(&gru::SEQUENCE_FORWARD),
         Pass::new(&gru::SEQUENCE_BACKWARD),
     ]),
+    [Some(GRU_FORMS), Some(GRU_FORMS_BACK)],
     4,
     &[
         Blocks::new(0, 0, 2).of_state(),
@@ -441,6 +498,7 @@ pub static GRU_BEFORE: Cell = gru_cell(
         Pass::new(&gru_before::BACK_RESET),
     ],
     None,
+    [None, None],
     3,
     &[
         Blocks::new(0, 0, 2).of_state(),
@@ -471,6 +529,7 @@ const fn rnn_cell(name: &'static str, activations: &'static [Activation]) -> Cel
             Pass::new(&rnn::SEQUENCE_FORWARD),
             Pass::new(&rnn::SEQUENCE_BACKWARD),
         ]),
+        forms: [Some(RNN_FORMS), Some(RNN_FORMS_BACK)],
         activations,
         options: &[CellOption::Clip],
         input_gradient: ONE_GATE,

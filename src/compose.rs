@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `#import name` | the piece `shaders/shared/name.wgsl`, the first time |
 //! | `#if NAME` … `#else` … `#end` | the first lines if the constant `NAME` is not 0, else the others |
-//! | `#unroll i 0..N` … `#end` | the lines for each number, which replaces `{i}` in them |
+//! | `#unroll i COUNT` … `#end` | the lines for each i from 0 to before COUNT, with `{i}` as its number |
+//! | `#unroll i FIRST..END` … `#end` | the same from FIRST to before END |
 //!
 //! After the imports the literals of named constants (`const TILE: u32 = 16u;`) are replaced by the
-//! values that a step asks for. So types can depend on a constant, and inner loops need no check at run
-//! time; the rest of a file is plain WGSL with defaults in it. `#if` and `#unroll` nest; a bound of a
-//! loop is a number or the name of a constant.
+//! values that a step asks for. A bound is an integer or such a constant. Alternatives let types depend on
+//! a constant; loops that are written out give names to variables that must stay in registers, and have
+//! no bounds for a driver to check. Both nest. The rest of a file is plain WGSL with defaults in it.
 
 use std::ops::Range;
 
@@ -21,12 +22,16 @@ const SHARED: &[(&str, &str)] = &[
         "activations",
         include_str!("../shaders/shared/activations.wgsl"),
     ),
+    ("blocks", include_str!("../shaders/shared/blocks.wgsl")),
+    ("few", include_str!("../shaders/shared/few.wgsl")),
     ("flat", include_str!("../shaders/shared/flat.wgsl")),
     ("gates", include_str!("../shaders/shared/gates.wgsl")),
     ("gemm", include_str!("../shaders/shared/gemm.wgsl")),
     ("philox", include_str!("../shaders/shared/philox.wgsl")),
+    ("quads", include_str!("../shaders/shared/quads.wgsl")),
     ("sequence", include_str!("../shaders/shared/sequence.wgsl")),
     ("step", include_str!("../shaders/shared/step.wgsl")),
+    ("tile", include_str!("../shaders/shared/tile.wgsl")),
 ];
 
 /// The complete WGSL of the kernel `name`: its file `wgsl` with `constants` written into it.
@@ -112,7 +117,7 @@ fn expand(text: &str, mut lines: &[&str], out: &mut String) -> Result<(), String
             }
             ["#unroll", name, range] => {
                 let [body, _] = block(line, &mut lines)?;
-                let (first, end) = range.split_once("..").unwrap_or((range, ""));
+                let (first, end) = range.split_once("..").unwrap_or(("0", range));
                 let mut inner = String::new();
                 expand(text, body, &mut inner)?;
                 for i in number(text, first)?..number(text, end)? {
@@ -177,7 +182,7 @@ wide
 narrow
 #end
 #unroll i 0..N
-  #unroll j 1..3
+  #unroll j 2
   c{i}{j} = {k};
   #end
   #if WIDE
@@ -189,11 +194,11 @@ narrow
             let text = compose("k", wgsl, constants).unwrap();
             text.lines().skip(2).collect::<Vec<_>>().join("\n")
         };
-        assert_eq!(of(&[]), "narrow\n  c01 = {k};\n  c02 = {k};");
+        assert_eq!(of(&[]), "narrow\n  c00 = {k};\n  c01 = {k};");
         assert_eq!(of(&[("N", 0)]), "narrow");
         assert_eq!(
             of(&[("N", 2), ("WIDE", 1)]),
-            "wide\n  c01 = {k};\n  c02 = {k};\n  w0\n  c11 = {k};\n  c12 = {k};\n  w1"
+            "wide\n  c00 = {k};\n  c01 = {k};\n  w0\n  c10 = {k};\n  c11 = {k};\n  w1"
         );
     }
 
@@ -206,10 +211,12 @@ narrow
             "#if T\n#end",
             "const T: u32 = 1u;\n#if T",
             "const T: u32 = 2u * 3u;\n#if T\n#end",
-            "#unroll i 0..2\na\n#else\nb\n#end",
-            "#unroll i 0..N\n#end",
-            "#unroll i 2\n#end",
-            "#unroll i 0..2\n",
+            "#unroll i 2\na\n#else\nb\n#end",
+            "#unroll i N\n#end",
+            "#unroll i\n#end",
+            "#unroll i 0..\n#end",
+            "#unroll i 0..1..2\n#end",
+            "#unroll i 2\n",
             "#end",
             "#other",
         ] {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use common::config::{Config, Most, fill, seeds};
 use wgrnn::check::{compare, tolerance};
 use wgrnn::plan::Force;
-use wgrnn::plan::sequence::Strategy;
+use wgrnn::plan::sequence::{StepForm, Strategy};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Dtype, Layer, Result, Sequence, Tensor};
 
@@ -177,7 +177,10 @@ fn has_differences(config: &Config) -> bool {
 
 fn check_differences(config: &Config) -> Result<usize> {
     let strategy = Strategy::ALL[config.seed as usize % Strategy::ALL.len()];
-    let loss = Loss::new(config, &forced(&Context::cpu_f64(), strategy))?;
+    let loss = Loss::new(
+        config,
+        &forced(&Context::cpu_f64(), strategy, StepForm::Plain),
+    )?;
     loss.forward()?;
     let rounding = ROUNDING * loss.magnitude()?;
     loss.sequence.backward()?;
@@ -292,12 +295,21 @@ fn sensitivity(config: &Config, exact: &[(String, Vec<f64>)]) -> Result<Vec<f64>
 }
 
 /// The device, on which the steps of a layer are run so.
-fn forced(device: &Context, strategy: Strategy) -> Context {
+fn forced(device: &Context, strategy: Strategy, form: StepForm) -> Context {
     // Some of their sequences are cut.
     device.dispatching(5).forcing(Force {
         strategy: Some(strategy),
+        step: Some(form),
         ..Force::default()
     })
+}
+
+/// The device in every way of running steps: all in one dispatch, or each in one of the forms.
+fn in_every_way(device: &Context) -> Vec<Context> {
+    let steps = StepForm::ALL.map(|form| forced(device, Strategy::Steps, form));
+    let mut ways = vec![forced(device, Strategy::Sequence, StepForm::Plain)];
+    ways.extend(steps);
+    ways
 }
 
 #[test]
@@ -309,9 +321,8 @@ fn backends_agree() -> Result<()> {
     };
     let mut devices = vec![Context::cpu()];
     devices.extend(common::adapters());
-    let each = |device: &Context| Strategy::ALL.map(|strategy| forced(device, strategy));
-    let contexts: Vec<Context> = devices.iter().flat_map(each).collect();
-    let oracle = forced(&Context::cpu_f64(), Strategy::Steps);
+    let contexts: Vec<Context> = devices.iter().flat_map(in_every_way).collect();
+    let oracle = forced(&Context::cpu_f64(), Strategy::Steps, StepForm::Plain);
     let (mut worst, mut exploded) = (0.0f64, 0);
     for seed in seeds(40) {
         let config = Config::draw(seed, most);
@@ -333,7 +344,7 @@ fn backends_agree() -> Result<()> {
                     d.error <= limit,
                     "{} {:?}: {name}[{}] is {}, must be {}: {:.2e} > {limit:.2e}\n{config:#?}",
                     context.name(),
-                    context.target().force.strategy,
+                    context.target().force,
                     d.at,
                     d.got,
                     d.want,

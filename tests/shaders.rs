@@ -12,8 +12,13 @@ use wgrnn::kernel::{Access, Constant, Element, Kernel, compose};
 use wgrnn::kernels::ALL;
 use wgrnn::rng::Rng;
 
-/// The constants that the samples of a kernel set, in every combination that occurs.
+/// The constants that the samples of a kernel set, in every combination that occurs, or in a dozen of
+/// them.
 fn constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
+    few(all_constants(kernel))
+}
+
+fn all_constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
     let mut found = BTreeSet::new();
     for (i, &size) in (0..).zip(SIZES) {
         for seed in 8 * i..8 * (i + 1) {
@@ -23,19 +28,46 @@ fn constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
             found.extend(own.map(|s| s.constants.clone()));
         }
     }
-    few(found)
+    found
 }
 
 /// A dozen of the sets of a kernel whose text is long and made for a size, spread over all; its options
 /// are those of the kernel of a single step, which is taken with every set.
 fn few(sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
-    let sized = |set: &Vec<Constant>| set.iter().any(|(name, _)| *name == "HIDDEN");
+    let of_size = ["HIDDEN", "SEQUENCES"];
+    let sized = |set: &Vec<Constant>| set.iter().any(|(name, _)| of_size.contains(name));
     if !sets.iter().all(sized) {
         return sets;
     }
     let every = sets.len().div_ceil(12);
     sets.into_iter().step_by(every).collect()
 }
+
+/// Samples run on every device, and so without subgroup operations; here the kernels that have a use
+/// for them are taken with them as well.
+fn with_subgroups(mut sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
+    for mut set in sets.clone() {
+        if let Some(flag) = set.iter_mut().find(|(name, _)| *name == SUBGROUPS) {
+            flag.1 = 1;
+            sets.insert(set);
+        }
+    }
+    sets
+}
+
+/// For what every WebGPU device has, and subgroup operations where the constants ask for them.
+fn validator(constants: &[Constant]) -> Validator {
+    if !constants.contains(&(SUBGROUPS, 1)) {
+        return Validator::new(ValidationFlags::all(), Capabilities::empty());
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    validator
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    validator
+}
+
+const SUBGROUPS: &str = "SUBGROUPS";
 
 /// A composed shader, parsed and valid.
 struct Shader {
@@ -50,12 +82,11 @@ struct Shader {
 static SHADERS: LazyLock<Vec<Shader>> = LazyLock::new(|| {
     let mut shaders = Vec::new();
     for &kernel in ALL {
-        for constants in constants(kernel) {
+        for constants in with_subgroups(constants(kernel)) {
             let text = compose(kernel.name, kernel.wgsl, &constants).expect(kernel.name);
             let module = naga::front::wgsl::parse_str(&text)
                 .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            // No capability beyond what every WebGPU device has.
-            let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+            let info = validator(&constants)
                 .validate(&module)
                 .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
             shaders.push(Shader {
@@ -252,6 +283,32 @@ fn samples_cover_the_constants() {
     }
 }
 
+/// And every shape of the forms of a step.
+#[test]
+fn samples_cover_the_forms() {
+    for kernel in ALL {
+        let known: &[(&str, &[u32])] = match kernel.name.rsplit('_').next() {
+            Some("blocks") => &[("SEQUENCES", &[1, 2, 4, 8])],
+            Some("few") => &[("SEQUENCES", &[1, 2, 4, 8]), ("THREADS", &[32, 64])],
+            Some("tile") => &[("SEQUENCES", &[4, 8]), ("TILE_QUADS", &[2, 4, 8])],
+            _ => continue,
+        };
+        let name = kernel.name;
+        let sets = all_constants(kernel);
+        for (constant, wanted) in known {
+            let all = sets.iter().flatten().filter(|(n, _)| n == constant);
+            let met: BTreeSet<u32> = all.map(|(_, v)| *v).collect();
+            assert!(
+                met.is_superset(&wanted.iter().copied().collect()),
+                "{name} {constant} {met:?}"
+            );
+        }
+        if name.contains("forward") && !name.ends_with("tile") {
+            assert!(sets.iter().flatten().any(|c| *c == ("STREAM", 1)), "{name}");
+        }
+    }
+}
+
 /// What Chrome compiles WGSL with, where it is installed.
 #[test]
 fn tint_accepts_them() {
@@ -262,7 +319,11 @@ fn tint_accepts_them() {
     let folder = tempfile::tempdir().unwrap();
     for (i, shader) in SHADERS.iter().enumerate() {
         let path = folder.path().join(format!("{i}.wgsl"));
-        std::fs::write(&path, &shader.text).unwrap();
+        let head = match shader.constants.contains(&(SUBGROUPS, 1)) {
+            true => "enable subgroups;\n",
+            false => "",
+        };
+        std::fs::write(&path, format!("{head}{}", shader.text)).unwrap();
         let out = Command::new("tint")
             .args(["--format", "wgsl"])
             .arg(&path)

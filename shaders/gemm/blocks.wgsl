@@ -20,25 +20,25 @@ fn blocks(
     let col = (group.x * WIDTH + local % WIDTH) * (4u * COLS);
     let end = end_of(group.z);
 
-#unroll u 0..ROWS
-#unroll v 0..COLS
-#unroll i 0..4
+#unroll u ROWS
+#unroll v COLS
+#unroll i 4
     var c{u}{i}{v} = vec4f();
 #end
 #end
 #end
     var k = group.z * product.chunk;
     for (; k + 4u <= end; k += 4u) {
-#unroll u 0..ROWS
+#unroll u ROWS
         let a{u} = a_block(row + {u}u * 4u, k);
 #end
-#unroll v 0..COLS
+#unroll v COLS
         let b{v} = b_block(k, col + {v}u * 4u);
 #end
-#unroll q 0..4
-#unroll u 0..ROWS
-#unroll v 0..COLS
-#unroll i 0..4
+#unroll q 4
+#unroll u ROWS
+#unroll v COLS
+#unroll i 4
         c{u}{i}{v} += a{u}[{q}][{i}] * b{v}[{q}];
 #end
 #end
@@ -47,23 +47,23 @@ fn blocks(
     }
     // There is such a rest only where no vec4s lie along k.
     for (; k < end; k++) {
-#unroll u 0..ROWS
+#unroll u ROWS
         let a{u} = a_rows(row + {u}u * 4u, k);
 #end
-#unroll v 0..COLS
+#unroll v COLS
         let b{v} = b_cols(k, col + {v}u * 4u);
 #end
-#unroll u 0..ROWS
-#unroll v 0..COLS
-#unroll i 0..4
+#unroll u ROWS
+#unroll v COLS
+#unroll i 4
         c{u}{i}{v} += a{u}[{i}] * b{v};
 #end
 #end
 #end
     }
-#unroll u 0..ROWS
-#unroll v 0..COLS
-#unroll i 0..4
+#unroll u ROWS
+#unroll v COLS
+#unroll i 4
     store(row + {u}u * 4u + {i}u, col + {v}u * 4u, group.z, c{u}{i}{v});
 #end
 #end

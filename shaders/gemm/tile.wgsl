@@ -35,7 +35,7 @@ fn operand(of_a: bool, at: u32, k: u32, end: u32) -> mat4x4f {
         }
     } else {
         // There is such a rest only where no vec4s lie along k.
-#unroll q 0..4
+#unroll q 4
         if k + {q}u < end {
             if of_a {
                 block[{q}] = a_rows(at, k + {q}u);
@@ -70,9 +70,9 @@ fn tile(
 
     let x = local % SIDE;
     let y = local / SIDE;
-#unroll u 0..BLOCKS
-#unroll v 0..BLOCKS
-#unroll i 0..4
+#unroll u BLOCKS
+#unroll v BLOCKS
+#unroll i 4
     var c{u}{i}{v} = vec4f();
 #end
 #end
@@ -80,22 +80,22 @@ fn tile(
     var k = group.z * product.chunk;
     var next = operand(of_a, at, k + deep, end);
     for (; k < end; k += DEPTH) {
-#unroll q 0..4
+#unroll q 4
         staged[to + {q}u * WIDTH] = next[{q}];
 #end
         workgroupBarrier();
         if k + DEPTH < end {
             next = operand(of_a, at, k + DEPTH + deep, end);
         }
-#unroll q 0..DEPTH
+#unroll q DEPTH
         {
-#unroll u 0..BLOCKS
+#unroll u BLOCKS
             let a{u} = staged[{q}u * WIDTH + place(y + {u}u * SIDE, {q}u)];
             let b{u} = staged[HALF + {q}u * WIDTH + place(x + {u}u * SIDE, {q}u)];
 #end
-#unroll u 0..BLOCKS
-#unroll v 0..BLOCKS
-#unroll i 0..4
+#unroll u BLOCKS
+#unroll v BLOCKS
+#unroll i 4
             c{u}{i}{v} += a{u}[{i}] * b{v};
 #end
 #end
@@ -105,9 +105,9 @@ fn tile(
         workgroupBarrier();
     }
 
-#unroll u 0..BLOCKS
-#unroll v 0..BLOCKS
-#unroll i 0..4
+#unroll u BLOCKS
+#unroll v BLOCKS
+#unroll i 4
     store(row + 4u * (y + {u}u * SIDE) + {i}u, col + 4u * (x + {v}u * SIDE), group.z, c{u}{i}{v});
 #end
 #end

@@ -11,7 +11,7 @@ use super::simd::backward::BackwardArgs;
 use super::simd::forward::ForwardArgs;
 use super::simd::gru as fast;
 use super::simd::pack::{Packing, fitting};
-use super::step::{self, Rows, StepParams, gradient_product, unpacked};
+use super::step::{self, Rows, StepParams, from_quads, gradient_product, unpacked};
 use crate::cell::GRU;
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel, Twin};
@@ -20,18 +20,29 @@ use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/gru.wgsl");
 
+const FORWARD_BINDINGS: [Binding; 6] = [
+    step::MASK,
+    Binding::update("gates"),
+    Binding::read("weight_hh_t"),
+    Binding::read("bias_hh"),
+    Binding::update("h"),
+    Binding::update("y"),
+];
+const BACKWARD_BINDINGS: [Binding; 7] = [
+    step::MASK,
+    Binding::read("saved_gates"),
+    Binding::read("saved_h"),
+    Binding::read("weight_hh"),
+    Binding::read("dy"),
+    Binding::update("dgates"),
+    Binding::update("dstate"),
+];
+
 /// `gru.forward`
 pub static FORWARD: Kernel = step::kernel(
     "gru.forward",
     WGSL,
-    &[
-        step::MASK,
-        Binding::update("gates"),
-        Binding::read("weight_hh_t"),
-        Binding::read("bias_hh"),
-        Binding::update("h"),
-        Binding::update("y"),
-    ],
+    &FORWARD_BINDINGS,
     twin!(forward),
     |size, rng| sample::forward(&[&GRU], 0, size, rng),
 );
@@ -40,17 +51,21 @@ pub static FORWARD: Kernel = step::kernel(
 pub static BACKWARD: Kernel = step::kernel(
     "gru.backward",
     WGSL,
-    &[
-        step::MASK,
-        Binding::read("saved_gates"),
-        Binding::read("saved_h"),
-        Binding::read("weight_hh"),
-        Binding::read("dy"),
-        Binding::update("dgates"),
-        Binding::update("dstate"),
-    ],
+    &BACKWARD_BINDINGS,
     twin!(backward),
     |size, rng| sample::backward(&[&GRU], 0, size, rng),
+);
+
+/// What its steps forward over quads have in common: see [`super::forms`].
+pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
+    &step::in_quads(FORWARD_BINDINGS, 2, "weight_quads"),
+    twin!(forward_quads),
+);
+
+/// And those back.
+pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
+    &step::in_quads(BACKWARD_BINDINGS, 3, "weight_quads_back"),
+    twin!(backward_quads),
 );
 
 /// `gru.sequence_forward`
@@ -197,6 +212,13 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     call.step(&rows, call.weight)
 }
 
+fn forward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    let weight = from_quads(call.weight, 3, &rows);
+    call.step(&rows, &weight)
+}
+
 fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
@@ -300,6 +322,14 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     call.step(&rows, call.weight)
+}
+
+fn backward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Backward::new(args, &rows.p)?;
+    let hidden = rows.p.hidden as usize;
+    let weight = unpacked(call.weight, &Blocks::quads_back([3, hidden, hidden]));
+    call.step(&rows, &weight)
 }
 
 fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {

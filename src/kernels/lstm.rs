@@ -11,7 +11,7 @@ use super::simd::backward::BackwardArgs;
 use super::simd::forward::ForwardArgs;
 use super::simd::lstm::{self as fast, LstmArgs, LstmBackwardArgs};
 use super::simd::pack::{Packing, fitting};
-use super::step::{self, Rows, StepParams, gradient_product, unpacked};
+use super::step::{self, Rows, StepParams, from_quads, gradient_product, unpacked};
 use crate::activation::limit;
 use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
@@ -21,27 +21,41 @@ use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/lstm.wgsl");
-const CELLS: &[&crate::cell::Cell] = &[
+pub(super) const CELLS: &[&crate::cell::Cell] = &[
     &LSTM,
     &LSTM_PEEPHOLE,
     &LSTM_PROJECTED,
     &LSTM_PEEPHOLE_PROJECTED,
+];
+/// Those whose steps are one kernel.
+pub(super) const STEPS: &[&crate::cell::Cell] = &[&LSTM, &LSTM_PEEPHOLE];
+
+const FORWARD_BINDINGS: [Binding; 8] = [
+    step::MASK,
+    Binding::read("weight_p"),
+    Binding::update("gates"),
+    Binding::read("weight_hh_t"),
+    Binding::read("bias_hh"),
+    Binding::update("h"),
+    Binding::update("c"),
+    Binding::update("y"),
+];
+const BACKWARD_BINDINGS: [Binding; 8] = [
+    step::MASK,
+    Binding::read("weight_p"),
+    Binding::read("saved_gates"),
+    Binding::read("saved_c"),
+    Binding::read("weight_hh"),
+    Binding::read("dy"),
+    Binding::update("dgates"),
+    Binding::update("dstate"),
 ];
 
 /// `lstm.forward`
 pub static FORWARD: Kernel = step::kernel(
     "lstm.forward",
     WGSL,
-    &[
-        step::MASK,
-        Binding::read("weight_p"),
-        Binding::update("gates"),
-        Binding::read("weight_hh_t"),
-        Binding::read("bias_hh"),
-        Binding::update("h"),
-        Binding::update("c"),
-        Binding::update("y"),
-    ],
+    &FORWARD_BINDINGS,
     twin!(forward),
     |size, rng| sample::forward(CELLS, 0, size, rng),
 );
@@ -50,19 +64,22 @@ pub static FORWARD: Kernel = step::kernel(
 pub static BACKWARD: Kernel = step::kernel(
     "lstm.backward",
     WGSL,
-    &[
-        step::MASK,
-        Binding::read("weight_p"),
-        Binding::read("saved_gates"),
-        Binding::read("saved_c"),
-        Binding::read("weight_hh"),
-        Binding::read("dy"),
-        Binding::update("dgates"),
-        Binding::update("dstate"),
-    ],
+    &BACKWARD_BINDINGS,
     twin!(backward),
     // The last pass of the step, with a projection or without.
     |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
+);
+
+/// What its steps forward over quads have in common: see [`super::forms`].
+pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
+    &step::in_quads(FORWARD_BINDINGS, 3, "weight_quads"),
+    twin!(forward_quads),
+);
+
+/// And those back.
+pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
+    &step::in_quads(BACKWARD_BINDINGS, 4, "weight_quads_back"),
+    twin!(backward_quads),
 );
 
 /// `lstm.sequence_forward`
@@ -73,7 +90,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
         f32: fast_forward,
         f64: sequence_forward,
     },
-    |size, rng| sample::sequence_forward(&[&LSTM, &LSTM_PEEPHOLE], size, rng),
+    |size, rng| sample::sequence_forward(STEPS, size, rng),
 );
 
 /// `lstm.sequence_backward`
@@ -84,7 +101,7 @@ pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
         f32: fast_backward,
         f64: sequence_backward,
     },
-    |size, rng| sample::sequence_backward(&[&LSTM, &LSTM_PEEPHOLE], size, rng),
+    |size, rng| sample::sequence_backward(STEPS, size, rng),
 );
 
 /// The options of a step.
@@ -314,6 +331,13 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     call.step(&rows, call.weight)
 }
 
+fn forward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    let weight = from_quads(call.weight, 4, &rows);
+    call.step(&rows, &weight)
+}
+
 fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
@@ -447,6 +471,14 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     call.step(&rows, call.weight)
+}
+
+fn backward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Backward::new(args, &rows.p)?;
+    let hidden = rows.p.hidden as usize;
+    let weight = unpacked(call.weight, &Blocks::quads_back([4, hidden, hidden]));
+    call.step(&rows, &weight)
 }
 
 fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {

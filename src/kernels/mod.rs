@@ -11,6 +11,7 @@ pub mod copy;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
+pub mod forms;
 pub mod gates;
 pub mod gemm;
 pub mod gru;
@@ -49,14 +50,32 @@ pub static ALL: &[&Kernel] = &[
     &state::UNSET,
     &rnn::FORWARD,
     &rnn::BACKWARD,
+    &forms::RNN_FORWARD_BLOCKS,
+    &forms::RNN_FORWARD_FEW,
+    &forms::RNN_FORWARD_TILE,
+    &forms::RNN_BACKWARD_BLOCKS,
+    &forms::RNN_BACKWARD_FEW,
+    &forms::RNN_BACKWARD_TILE,
     &rnn::SEQUENCE_FORWARD,
     &rnn::SEQUENCE_BACKWARD,
     &lstm::FORWARD,
     &lstm::BACKWARD,
+    &forms::LSTM_FORWARD_BLOCKS,
+    &forms::LSTM_FORWARD_FEW,
+    &forms::LSTM_FORWARD_TILE,
+    &forms::LSTM_BACKWARD_BLOCKS,
+    &forms::LSTM_BACKWARD_FEW,
+    &forms::LSTM_BACKWARD_TILE,
     &lstm::SEQUENCE_FORWARD,
     &lstm::SEQUENCE_BACKWARD,
     &gru::FORWARD,
     &gru::BACKWARD,
+    &forms::GRU_FORWARD_BLOCKS,
+    &forms::GRU_FORWARD_FEW,
+    &forms::GRU_FORWARD_TILE,
+    &forms::GRU_BACKWARD_BLOCKS,
+    &forms::GRU_BACKWARD_FEW,
+    &forms::GRU_BACKWARD_TILE,
     &gru::SEQUENCE_FORWARD,
     &gru::SEQUENCE_BACKWARD,
     &gru_before::RESET_GATE,

@@ -1,4 +1,5 @@
-//! `pack`: recurrent weights in blocks of units, `[blocks, K, G, U]` with zeros past the last unit.
+//! `pack`: weights in blocks of units, `[blocks, K, G, U]` with zeros past the last unit and in a place
+//! that no gate has.
 //!
 //! Who computes some units with all their gates, be it a vector register or a workgroup, finds what
 //! it multiplies with in one piece and in the order of the sum.
@@ -27,9 +28,11 @@ pub static PACK: Kernel = Kernel {
         let gates = 1 + variant % 4;
         let blocks = Blocks {
             gates,
+            slots: gates + usize::from(variant % 5 < 2),
+            empty: if variant % 5 == 1 { gates / 2 } else { gates },
             units,
             size,
-            block: [4, 16, 64][variant % 3],
+            block: [1, 4, 16, 64][variant / 3 % 4],
             strides: if variant.is_multiple_of(2) {
                 [units * size, size, 1]
             } else {
@@ -37,12 +40,24 @@ pub static PACK: Kernel = Kernel {
             },
         };
         let source = b.float("source", &[gates, units, size], Role::Input);
-        let destination = b.float("destination", &[blocks.len()], Role::Output);
-        blocks.push(&mut b, source, destination)?;
-        let data = rng.uniforms(gates * units * size, -1.0, 1.0);
+        let mut data = vec![(source, rng.uniforms(gates * units * size, -1.0, 1.0))];
+        // Alone, or with other terms around them, which stay.
+        let (first, behind) = if variant % 7 < 3 { (1, 2) } else { (0, 0) };
+        let all = first + size + behind;
+        let len = Blocks {
+            size: all,
+            ..blocks
+        }
+        .len();
+        let destination = b.float("destination", &[len], Role::Output);
+        blocks.push_part(&mut b, source, destination, first, all)?;
+        if all > size {
+            data.push((destination, rng.uniforms(len, -1.0, 1.0)));
+        }
+        let data = data.into_iter().map(|(id, v)| (id, Data::Float(v)));
         Ok(Sample {
             plan: b.finish(),
-            data: vec![(source, Data::Float(data))],
+            data: data.collect(),
         })
     },
 };
@@ -55,16 +70,23 @@ struct Params {
     g: u32,
     u: u32,
     units: u32,
+    empty: u32,
     row_g: u32,
     row_u: u32,
     row_k: u32,
+    all: u32,
+    first: u32,
 }
 
 /// Which weights are packed, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocks {
-    /// G
+    /// How many gates there are.
     pub gates: usize,
+    /// G: places for gates, as many or one more.
+    pub slots: usize,
+    /// The place that no gate has, which is filled with zeros.
+    pub empty: usize,
     /// How many units there are; the last block is filled with zeros.
     pub units: usize,
     /// K: what a unit's sum runs over.
@@ -80,6 +102,8 @@ impl Blocks {
     pub fn forward([gates, hidden, output]: [usize; 3], block: usize) -> Self {
         Self {
             gates,
+            slots: gates,
+            empty: gates,
             units: hidden,
             size: output,
             block,
@@ -91,6 +115,8 @@ impl Blocks {
     pub fn backward([gates, hidden, output]: [usize; 3], block: usize) -> Self {
         Self {
             gates: 1,
+            slots: 1,
+            empty: 1,
             units: output,
             size: gates * hidden,
             block,
@@ -98,9 +124,44 @@ impl Blocks {
         }
     }
 
+    /// W_hh for products with h in quads `[quads, P, 4]`: four gates of a unit, with zeros behind them
+    /// where there are three, or where there is one gate four units.
+    pub fn quads([gates, hidden, output]: [usize; 3]) -> Self {
+        let (slots, block) = if gates == 1 { (1, 4) } else { (4, 1) };
+        Self {
+            slots,
+            ..Self::forward([gates, hidden, output], block)
+        }
+    }
+
+    /// W_ih `[G·H, I]` for products with x likewise. Of three gates the last stands in the fourth place,
+    /// so that its sum over x stays apart from that over h.
+    pub fn quads_of_input([gates, hidden, input]: [usize; 3]) -> Self {
+        let quads = Self::quads([gates, hidden, input]);
+        Self {
+            empty: if gates < quads.slots {
+                gates - 1
+            } else {
+                gates
+            },
+            ..quads
+        }
+    }
+
+    /// W_hh for products with the gates' gradients in quads `[quads, G·H, 4]`: four units, whose sums run
+    /// over all gates.
+    pub fn quads_back([gates, hidden, output]: [usize; 3]) -> Self {
+        Self::backward([gates, hidden, output], 4)
+    }
+
+    /// The place of a gate.
+    pub fn slot(&self, gate: usize) -> usize {
+        gate + usize::from(gate >= self.empty)
+    }
+
     /// Elements of the packed weights.
     pub fn len(&self) -> usize {
-        self.units.div_ceil(self.block) * self.block * self.size * self.gates
+        self.units.div_ceil(self.block) * self.block * self.size * self.slots
     }
 
     /// True if there is nothing to pack.
@@ -113,18 +174,39 @@ impl Blocks {
     /// # Errors
     /// If a buffer is too short, or an index would not fit 32 bits.
     pub fn push(&self, b: &mut Builder, source: BufferId, destination: BufferId) -> Result<()> {
+        self.push_part(b, source, destination, 0, self.size)
+    }
+
+    /// Adds the packing of some terms of blocks that have `all` of them, from the place `first` on.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn push_part(
+        &self,
+        b: &mut Builder,
+        source: BufferId,
+        destination: BufferId,
+        first: usize,
+        all: usize,
+    ) -> Result<()> {
         let name = PACK.name;
         let elements = self.gates * self.units * self.size;
+        let whole = Self { size: all, ..*self };
         for (arg, id, needed) in [
             ("source", source, elements),
-            ("destination", destination, self.len()),
+            ("destination", destination, whole.len()),
         ] {
             let have = b.buffer(id).len();
             if have < needed {
                 return Err(Error::shape(name, arg, needed, have));
             }
         }
+        if first + self.size > all {
+            let expected = format!("at most {all} terms");
+            return Err(Error::value(name, "terms", expected, first + self.size));
+        }
         let [row_g, row_u, row_k] = self.strides;
+        index(name, whole.len())?;
         b.push(Dispatch {
             kernel: &PACK,
             constants: &[],
@@ -132,12 +214,15 @@ impl Blocks {
             params: Params {
                 len: index(name, self.len())?,
                 k: index(name, self.size)?,
-                g: index(name, self.gates)?,
+                g: index(name, self.slots)?,
                 u: index(name, self.block)?,
                 units: index(name, self.units)?,
+                empty: index(name, self.empty)?,
                 row_g: index(name, row_g)?,
                 row_u: index(name, row_u)?,
                 row_k: index(name, row_k)?,
+                all: index(name, all)?,
+                first: index(name, first)?,
             },
             grid: Grid::Flat(self.len()),
             cost: Cost {
@@ -152,15 +237,17 @@ impl Blocks {
 fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (source, destination) = (args.read(0)?, args.write(1)?);
-    let [gates, size, block, units] = [p.g, p.k, p.u, p.units].map(|v| v as usize);
+    let [slots, size, block, units] = [p.g, p.k, p.u, p.units].map(|v| v as usize);
     let [row_g, row_u, row_k] = [p.row_g, p.row_u, p.row_k].map(|v| v as usize);
-    let lanes = destination[..p.len as usize].chunks_exact_mut(block);
-    for (at, lanes) in lanes.enumerate() {
-        let (g, k, b) = (at % gates, at / gates % size, at / (gates * size));
+    let [all, first_term, empty] = [p.all, p.first, p.empty].map(|v| v as usize);
+    for at in 0..p.len as usize / block {
+        let (g, k, b) = (at % slots, at / slots % size, at / (slots * size));
         let first = b * block;
-        let start = g * row_g + first * row_u + k * row_k;
-        for (u, lane) in lanes.iter_mut().enumerate() {
-            *lane = match first + u < units {
+        let gate = g - usize::from(g > empty);
+        let start = gate * row_g + first * row_u + k * row_k;
+        let to = ((b * all + first_term + k) * slots + g) * block;
+        for (u, lane) in destination[to..to + block].iter_mut().enumerate() {
+            *lane = match first + u < units && g != empty {
                 true => source[start + u * row_u],
                 false => R::ZERO,
             };

@@ -9,7 +9,7 @@ use super::simd::backward::BackwardArgs;
 use super::simd::forward::ForwardArgs;
 use super::simd::pack::{Packing, fitting};
 use super::simd::rnn as fast;
-use super::step::{self, Rows, StepParams, gradient_product, unpacked};
+use super::step::{self, Rows, StepParams, from_quads, gradient_product, unpacked};
 use crate::cell::{RNN_RELU, RNN_TANH};
 use crate::error::Result;
 use crate::kernel::{Args, Binding, Kernel, Twin};
@@ -17,37 +17,53 @@ use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/rnn.wgsl");
+const CELLS: &[&crate::cell::Cell] = &[&RNN_TANH, &RNN_RELU];
+
+const FORWARD_BINDINGS: [Binding; 6] = [
+    step::MASK,
+    Binding::update("gates"),
+    Binding::read("weight_hh_t"),
+    Binding::read("bias_hh"),
+    Binding::update("h"),
+    Binding::update("y"),
+];
+const BACKWARD_BINDINGS: [Binding; 6] = [
+    step::MASK,
+    Binding::read("saved_gates"),
+    Binding::read("weight_hh"),
+    Binding::read("dy"),
+    Binding::update("dgates"),
+    Binding::update("dstate"),
+];
 
 /// `rnn.forward`
 pub static FORWARD: Kernel = step::kernel(
     "rnn.forward",
     WGSL,
-    &[
-        step::MASK,
-        Binding::update("gates"),
-        Binding::read("weight_hh_t"),
-        Binding::read("bias_hh"),
-        Binding::update("h"),
-        Binding::update("y"),
-    ],
+    &FORWARD_BINDINGS,
     twin!(forward),
-    |size, rng| sample::forward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
+    |size, rng| sample::forward(CELLS, 0, size, rng),
 );
 
 /// `rnn.backward`
 pub static BACKWARD: Kernel = step::kernel(
     "rnn.backward",
     WGSL,
-    &[
-        step::MASK,
-        Binding::read("saved_gates"),
-        Binding::read("weight_hh"),
-        Binding::read("dy"),
-        Binding::update("dgates"),
-        Binding::update("dstate"),
-    ],
+    &BACKWARD_BINDINGS,
     twin!(backward),
-    |size, rng| sample::backward(&[&RNN_TANH, &RNN_RELU], 0, size, rng),
+    |size, rng| sample::backward(CELLS, 0, size, rng),
+);
+
+/// What its steps forward over quads have in common: see [`super::forms`].
+pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
+    &step::in_quads(FORWARD_BINDINGS, 2, "weight_quads"),
+    twin!(forward_quads),
+);
+
+/// And those back.
+pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
+    &step::in_quads(BACKWARD_BINDINGS, 2, "weight_quads_back"),
+    twin!(backward_quads),
 );
 
 /// `rnn.sequence_forward`
@@ -58,7 +74,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
         f32: fast_forward,
         f64: sequence_forward,
     },
-    |size, rng| sample::sequence_forward(&[&RNN_TANH, &RNN_RELU], size, rng),
+    |size, rng| sample::sequence_forward(CELLS, size, rng),
 );
 
 /// `rnn.sequence_backward`
@@ -69,7 +85,7 @@ pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
         f32: fast_backward,
         f64: sequence_backward,
     },
-    |size, rng| sample::sequence_backward(&[&RNN_TANH, &RNN_RELU], size, rng),
+    |size, rng| sample::sequence_backward(CELLS, size, rng),
 );
 
 /// What a forward kernel binds.
@@ -142,6 +158,13 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
     call.step(&rows, call.weight)
+}
+
+fn forward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Forward::new(args, &rows.p)?;
+    let weight = from_quads(call.weight, 1, &rows);
+    call.step(&rows, &weight)
 }
 
 fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
@@ -235,6 +258,14 @@ fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     call.step(&rows, call.weight)
+}
+
+fn backward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rows = Rows::new(args)?;
+    let mut call = Backward::new(args, &rows.p)?;
+    let hidden = rows.p.hidden as usize;
+    let weight = unpacked(call.weight, &Blocks::quads_back([1, hidden, hidden]));
+    call.step(&rows, &weight)
 }
 
 fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {

@@ -4,7 +4,7 @@ use crate::activation::{Activation, Function};
 use crate::cell::{Cell, CellOption, Pass};
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
-use crate::plan::sequence::{Call, LayerSpec, Mode, Run, Sampled, Size, Strategy};
+use crate::plan::sequence::{Call, LayerSpec, Mode, Run, Sampled, Size, StepForm, Strategy};
 use crate::plan::{Builder, Plan, Target};
 use crate::rng::Rng;
 
@@ -20,15 +20,73 @@ pub fn forward(
 ) -> Result<Sample> {
     let spec = layer(cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.forward, nth);
-    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps));
-    if variant % 5 == 4 {
-        crate::plan::sequence::sample_stream(&mut b, &spec, batch, pass)?;
-    } else {
-        let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
-        let run = Run::new(&spec, &call(batch, mode, rng), b.target())?;
-        Sampled::new(&mut b, &run, variant % 3).forward(&mut b, pass)?;
+    if variant % 5 != 4 {
+        return step_forward(StepForm::Plain, &spec, pass, [batch, variant], rng);
     }
-    Ok(filled(b.finish(), [batch, hidden], rng))
+    step_of_streams(StepForm::Plain, &spec, pass, batch, rng)
+}
+
+/// The first kernel of a step forward of one of the cells in a form.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn forward_as(
+    form: StepForm,
+    cells: &[&'static Cell],
+    [batch, hidden, variant]: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let pass = nth_of(spec.cell.forward, 0);
+    if variant % 5 != 4 || form == StepForm::Tile {
+        return step_forward(form, &spec, pass, [batch, variant], rng);
+    }
+    step_of_streams(form, &spec, pass, batch, rng)
+}
+
+fn step_of_streams(
+    form: StepForm,
+    spec: &LayerSpec,
+    pass: &Pass,
+    count: usize,
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, 0));
+    crate::plan::sequence::sample_stream(&mut b, spec, count, pass)?;
+    let mut sample = filled(b.finish(), [count, spec.hidden_size], rng);
+    if form != StepForm::Plain && spec.cell.gates == 3 {
+        empty_places(&mut sample, spec);
+    }
+    Ok(sample)
+}
+
+/// Puts zeros into the places of packed weights that no gate has, as packing does: of the terms of x and
+/// its bias the third, of those of h the fourth.
+fn empty_places(sample: &mut Sample, spec: &LayerSpec) {
+    let of_x = spec.input_size + 1;
+    let terms = of_x + spec.output_size();
+    for (id, data) in &mut sample.data {
+        let name = &sample.plan.buffer(*id).name;
+        if let (true, Data::Float(weights)) = (name.starts_with("weight_stream"), data) {
+            for (at, quad) in weights.chunks_exact_mut(4).enumerate() {
+                quad[if at % terms < of_x { 2 } else { 3 }] = 0.0;
+            }
+        }
+    }
+}
+
+fn step_forward(
+    form: StepForm,
+    spec: &LayerSpec,
+    pass: &Pass,
+    [batch, variant]: [usize; 2],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
+    let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
+    let run = Run::new(spec, &call(batch, mode, rng), b.target())?;
+    Sampled::new(&mut b, &run, variant % 3).forward(&mut b, pass)?;
+    Ok(filled(b.finish(), [batch, spec.hidden_size], rng))
 }
 
 /// The `nth` kernel of a step back of one of the cells (or the last, where there are fewer).
@@ -38,12 +96,35 @@ pub fn forward(
 pub fn backward(
     cells: &[&'static Cell],
     nth: usize,
+    size: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    step_back(StepForm::Plain, cells, nth, size, rng)
+}
+
+/// The first kernel of a step back of one of the cells in a form.
+///
+/// # Errors
+/// As [`forward`].
+pub(crate) fn backward_as(
+    form: StepForm,
+    cells: &[&'static Cell],
+    size: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    step_back(form, cells, 0, size, rng)
+}
+
+fn step_back(
+    form: StepForm,
+    cells: &[&'static Cell],
+    nth: usize,
     [batch, hidden, variant]: [usize; 3],
     rng: &mut Rng,
 ) -> Result<Sample> {
     let spec = layer(cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.backward, nth);
-    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps));
+    let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
     let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, variant % 3).backward(&mut b, pass)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
@@ -59,7 +140,10 @@ pub(crate) fn sequence_forward(
     rng: &mut Rng,
 ) -> Result<Sample> {
     let spec = layer(cells[variant % cells.len()], hidden, rng);
-    let mut b = Builder::on(spec.cell.name, forced(Strategy::Sequence));
+    let mut b = Builder::on(
+        spec.cell.name,
+        forced(Strategy::Sequence, StepForm::Plain, 0),
+    );
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
     let run = Run::new(&spec, &call(batch, mode, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_forward(&mut b)?;
@@ -76,16 +160,21 @@ pub(crate) fn sequence_backward(
     rng: &mut Rng,
 ) -> Result<Sample> {
     let spec = layer(cells[variant % cells.len()], hidden, rng);
-    let mut b = Builder::on(spec.cell.name, forced(Strategy::Sequence));
+    let mut b = Builder::on(
+        spec.cell.name,
+        forced(Strategy::Sequence, StepForm::Plain, 0),
+    );
     let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
 }
 
-/// A portable GPU on which the steps of a layer are run so.
-fn forced(strategy: Strategy) -> Target {
+/// A portable GPU, large or small, on which the steps of a layer are run so.
+fn forced(strategy: Strategy, form: StepForm, variant: usize) -> Target {
     let mut target = Target::default();
+    target.groups = [target.groups, 12, 1][variant % 3];
     target.force.strategy = Some(strategy);
+    target.force.step = Some(form);
     target
 }
 

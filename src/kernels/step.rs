@@ -20,6 +20,8 @@ use crate::rng::Rng;
 pub const ROWS: usize = 4;
 /// Hidden units, and invocations, of one workgroup.
 pub const WORKGROUP: usize = 64;
+/// Quads, and invocations, of a workgroup of the form that works in registers alone.
+pub(crate) const LANES: usize = 8;
 
 /// The first binding of every step kernel.
 pub const MASK: Binding = Binding::read("mask").uint();
@@ -98,6 +100,38 @@ pub(crate) const fn sequence_kernel(
         twin,
         sample,
     }
+}
+
+/// What the descriptors of a step over quads have in common; name, text and sizes are those of a form.
+pub(crate) const fn quads_kernel(bindings: &'static [Binding], twin: Twin) -> Kernel {
+    Kernel {
+        name: "",
+        wgsl: "",
+        entry: "",
+        bindings,
+        params_size: size_of::<StepParams>(),
+        workgroup_size: 0,
+        workgroup_memory: 0,
+        twin,
+        sample: |_, _| {
+            Err(Error::value(
+                "a step",
+                "form",
+                "one of those over quads",
+                "none",
+            ))
+        },
+    }
+}
+
+/// The bindings of a step with packed weights in the place of its own.
+pub(crate) const fn in_quads<const N: usize>(
+    mut bindings: [Binding; N],
+    weights: usize,
+    name: &'static str,
+) -> [Binding; N] {
+    bindings[weights] = Binding::read(name);
+    bindings
 }
 
 /// `Step` in `shaders/shared/step.wgsl`; starts and distances count elements.
@@ -600,7 +634,7 @@ impl<R: Real> Forward<'_, R> {
 }
 
 /// W_hh as the kernels of single steps have it, `[K, G, units]`, from the blocks that
-/// [`pack`](super::pack) made of it.
+/// [`pack`](super::pack) made of it, every one of whose places is a gate's.
 pub(crate) fn unpacked<R: Real>(packed: &[R], blocks: &PackedBlocks) -> Vec<R> {
     let PackedBlocks {
         gates,
@@ -619,6 +653,30 @@ pub(crate) fn unpacked<R: Real>(packed: &[R], blocks: &PackedBlocks) -> Vec<R> {
         let count = block.min(units.saturating_sub(first));
         let to = (k * gates + g) * units + first;
         out[to..to + count].copy_from_slice(&lanes[..count]);
+    }
+    out
+}
+
+/// The weights of a step forward over quads as the plain kernel has them: W_hh transposed, for streams
+/// behind those of the input.
+pub(crate) fn from_quads<R: Real>(packed: &[R], gates: usize, rows: &Rows<'_>) -> Vec<R> {
+    let [hidden, output, input] = [rows.p.hidden, rows.p.output, rows.p.input].map(|v| v as usize);
+    let of_h = PackedBlocks::quads([gates, hidden, output]);
+    let of_x = PackedBlocks::quads_of_input([gates, hidden, input]);
+    let first = if rows.stream { input + 1 } else { 0 };
+    let all = PackedBlocks {
+        gates: of_h.slots,
+        empty: of_h.slots,
+        size: first + output,
+        ..of_h
+    };
+    let mut out = Vec::with_capacity((first + output) * gates * hidden);
+    let slots = unpacked(packed, &all);
+    for (k, slots) in slots.chunks_exact(of_h.slots * hidden).enumerate() {
+        for gate in 0..gates {
+            let slot = if k < first { &of_x } else { &of_h }.slot(gate);
+            out.extend_from_slice(&slots[slot * hidden..(slot + 1) * hidden]);
+        }
     }
     out
 }

@@ -172,6 +172,8 @@ lstm I 3 H 70 T 40 N 2
 choices
      1 x steps of the layer      steps           H 70: an invocation would keep 144 weights, more than 128
      1 x product 80x280x3 NT     tile32          larger tiles would be too few, or half empty
+    40 x step                    few             at most 8 sequences: the time is that of reading the weights
+    40 x step back               few             at most 8 sequences: the time is that of reading the weights
      1 x product 2x70x280 NN     tile32          larger tiles would be too few, or half empty
      1 x product 280x3x80 TN     tile32          larger tiles would be too few, or half empty
      1 x product 280x70x80 TN    tile32          larger tiles would be too few, or half empty
@@ -181,15 +183,16 @@ carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
 forward: 46 steps, 46 dispatches, 41 barriers, 3.49 MFLOP, 3.79 MB
-     1 x transpose               [5, 18, 1]            0 FLOP      157 kB
+     1 x pack                    [307, 1, 1]           0 FLOP      157 kB
      2 x state.load              [3, 1, 1]             0 FLOP     2.24 kB
      1 x gemm.tile32             [9, 3, 1]          134 kFLOP     93.9 kB  BIAS 1, C_VEC4 1
-    40 x lstm.forward            [2, 1, 1]         3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1
+    40 x lstm.forward_few        [70, 1, 1]        3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, SEQUENCES 2, THREADS 32, WORKGROUP_FLOATS 256
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
-backward: 52 steps, 52 dispatches, 44 barriers, 6.87 MFLOP, 4.15 MB
+backward: 53 steps, 53 dispatches, 44 barriers, 6.87 MFLOP, 4.31 MB
+     1 x pack                    [315, 1, 1]           0 FLOP      159 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
-    40 x lstm.backward           [2, 1, 1]         3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1
+    40 x lstm.backward_few       [18, 1, 1]        3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, BACK 1, SEQUENCES 2, THREADS 128, WORKGROUP_FLOATS 1024
      1 x gemm.tile32             [3, 1, 1]         78.4 kFLOP     81.8 kB  A_VEC4 1
      2 x gemm.tile32             [1, 9, 1]         3.27 MFLOP      284 kB  A_VEC4 2
      2 x reduce.columns          [5, 2, 1]         23.0 kFLOP     95.2 kB
@@ -204,8 +207,8 @@ memory
   gradient       86.1 kB  7 buffers
   state          2.24 kB  4 buffers
   saved           136 kB  3 buffers
-  scratch        94.1 kB  4 buffers
-  total           527 kB
+  scratch         172 kB  5 buffers; sharing saves 2.24 kB of 175 kB
+  total           606 kB
 ";
 
     #[test]

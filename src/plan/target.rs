@@ -7,7 +7,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-use super::sequence::Strategy;
+use super::sequence::{StepForm, Strategy};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::Form;
 
@@ -22,10 +22,13 @@ pub struct Target {
     pub workgroup_memory: u32,
     /// The most storage buffers that a kernel may bind.
     pub storage_buffers: u32,
-    /// Whether kernels may use subgroup operations.
-    pub subgroups: bool,
+    /// The fewest invocations of a subgroup, where kernels may use subgroup operations; else 0.
+    pub subgroup_size: u32,
     /// Whether kernels may use 16-bit floats.
     pub f16: bool,
+    /// About how many workgroups keep it busy. No API tells; rules that cut a step into tiles assume a
+    /// large GPU.
+    pub groups: usize,
     /// The most steps of a level in one dispatch, so that none runs into a driver's time-out.
     pub dispatch_steps: usize,
     /// What is chosen whatever the rules say.
@@ -71,8 +74,12 @@ pub struct Force {
     pub gemm: Option<Form>,
     /// How the steps of a layer are run.
     pub strategy: Option<Strategy>,
+    /// The form of steps.
+    pub step: Option<StepForm>,
 }
 
+/// One for each multiprocessor of a large GPU.
+pub(crate) const GROUPS: usize = 128;
 /// A step of a layer that fits a workgroup takes some microseconds, and drivers give a dispatch two
 /// seconds.
 pub(crate) const DISPATCH_STEPS: usize = 1 << 14;
@@ -84,6 +91,12 @@ impl Force {
         for strategy in Strategy::ALL {
             changes.push(Box::new(move |force| Self {
                 strategy: Some(strategy),
+                ..force
+            }));
+        }
+        for form in StepForm::ALL {
+            changes.push(Box::new(move |force| Self {
+                step: Some(form),
                 ..force
             }));
         }
@@ -102,6 +115,7 @@ impl Display for Force {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let words: Vec<String> = [
             ("strategy", self.strategy.map(Strategy::name)),
+            ("step", self.step.map(StepForm::name)),
             ("product", self.gemm.map(Form::name)),
         ]
         .into_iter()
@@ -128,6 +142,10 @@ impl FromStr for Force {
                     force.strategy = Strategy::ALL.into_iter().find(|s| s.name() == name);
                     force.strategy.is_some()
                 }
+                "step" => {
+                    force.step = StepForm::ALL.into_iter().find(|f| f.name() == name);
+                    force.step.is_some()
+                }
                 "product" => {
                     force.gemm = Form::named(name);
                     force.gemm.is_some()
@@ -150,12 +168,14 @@ impl Target {
             invocations: 256,
             workgroup_memory: 16 << 10,
             storage_buffers: 8,
-            subgroups: false,
+            subgroup_size: 0,
             f16: false,
+            groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             force: Force {
                 gemm: None,
                 strategy: None,
+                step: None,
             },
         }
     }

@@ -8,7 +8,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, compose};
-use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, Target};
+use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target};
 
 /// A device, its queue and its pipelines.
 #[derive(Debug)]
@@ -115,10 +115,20 @@ impl Gpu {
                 .min(limits.max_compute_workgroup_size_x),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            subgroup_size: self.subgroup_size(),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             force: Force::default(),
+        }
+    }
+
+    /// A browser wants `enable subgroups;`, which naga does not know, so there are none.
+    fn subgroup_size(&self) -> u32 {
+        let usable = self.device.features().contains(wgpu::Features::SUBGROUP);
+        match usable && !cfg!(target_family = "wasm") {
+            true => self.device.adapter_info().subgroup_min_size,
+            false => 0,
         }
     }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use wgrnn::cell::{self, Cell};
 use wgrnn::kernels::gemm::Form;
-use wgrnn::plan::sequence::{LayerSpec, Strategy};
+use wgrnn::plan::sequence::{LayerSpec, StepForm, Strategy};
 use wgrnn::plan::{DeviceKind, Force, Role, Target};
 use wgrnn::{Call, Context, Error, Mode, Result, Sequence, Size};
 
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// How the steps of a layer are run, whatever the rules say
     #[arg(long, value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
     strategy: Option<String>,
+    /// The form of steps, whatever the rules say
+    #[arg(long, value_parser = PossibleValuesParser::new(StepForm::ALL.map(StepForm::name)))]
+    step: Option<String>,
     /// The form of matrix products, whatever the rules say
     #[arg(long, value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
     product: Option<String>,
@@ -142,10 +145,12 @@ fn target(args: &Args) -> Result<Target> {
         None => kind.map_or_else(Target::default, Target::portable),
     };
     let strategy = |s: &Strategy| Some(s.name()) == args.strategy.as_deref();
+    let step = |f: &StepForm| Some(f.name()) == args.step.as_deref();
     let form = |f: &Form| Some(f.name()) == args.product.as_deref();
     Ok(Target {
         force: Force {
             strategy: Strategy::ALL.into_iter().find(strategy),
+            step: StepForm::ALL.into_iter().find(step),
             gemm: Form::ALL.into_iter().find(form),
         },
         ..target

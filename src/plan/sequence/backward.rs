@@ -5,6 +5,7 @@ use super::forward::{Ends, Pass, drop_outputs, input};
 use super::run::{Block, Run, Segment};
 use super::spec::{LayerSpec, Level};
 use super::step::{LevelGradients, Output};
+use super::strategy::Strategy;
 use super::{BufferId, Builder, Matrix, Mode, Role, check_len, check_weights};
 use crate::cell::{Blocks, Operand};
 use crate::error::{Error, Result};
@@ -112,8 +113,10 @@ pub fn backward(
                     level,
                     &gradients[number * per_level..(number + 1) * per_level],
                 ),
-                work: work(b, run, level),
-                packed: pass.pack_back(b)?,
+                work: LevelGradients {
+                    packed: pass.pack_back(b)?,
+                    ..work(b, run, level)
+                },
                 pass,
             };
             back.push(b, args, dh0, dc0)?;
@@ -145,6 +148,7 @@ pub(super) fn work(b: &mut Builder, run: &Run, level: &Level) -> LevelGradients 
         dgates: float("dgates", &[rows, cell.gradient_slots, hidden]),
         dstate: float("dstate", &[states]),
         outer: cell.hands_back().then(|| float("outer", &[rows, output])),
+        packed: None,
     }
 }
 
@@ -191,8 +195,6 @@ struct LevelBackward<'a> {
     dx: Option<BufferId>,
     gradients: Gradients,
     work: LevelGradients,
-    /// W_hh for the kernel that runs all steps.
-    packed: Option<BufferId>,
 }
 
 impl LevelBackward<'_> {
@@ -277,8 +279,8 @@ impl LevelBackward<'_> {
 
     fn steps(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
         let at = self.pass.at(segment);
-        if let Some(weight) = self.packed {
-            return at.sequence_backward(b, self.dy, &self.work, weight);
+        if self.pass.run.strategy() == Strategy::Sequence {
+            return at.sequence_backward(b, self.dy, &self.work);
         }
         for moment in at.moments().into_iter().rev() {
             for pass in self.pass.run.spec().cell.backward {

@@ -1,8 +1,9 @@
 //! The buffers of a layer in a plan: weights, states, and what is kept between the passes.
 
+use super::form::{Way, packing};
 use super::run::Run;
 use super::spec::{LayerSpec, Level};
-use super::strategy::{Strategy, UNITS, choose};
+use super::strategy::{UNITS, choose};
 use crate::kernels::pack::Blocks;
 use crate::kernels::simd::pack::Packing;
 use crate::plan::{BufferId, Builder, DeviceKind, Role, Target};
@@ -22,8 +23,8 @@ pub struct LevelWeights {
     pub weight_hr: Option<BufferId>,
     /// `[diagonal, H]`, for cells with such weights.
     pub weight_p: Option<BufferId>,
-    /// Packed by [`prepare`](super::prepare): `[P, G·H]`, or `[blocks, P, G, U]` for a kernel that runs
-    /// all steps.
+    /// Packed by [`prepare`](super::prepare): `[P, G·H]`, or `[blocks, P, G, U]` as
+    /// [`Weights::packed`] says.
     pub weight_hh_t: BufferId,
     /// `[H, P]`, likewise.
     pub weight_hr_t: Option<BufferId>,
@@ -32,7 +33,7 @@ pub struct LevelWeights {
 /// The buffers of a layer's weights.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    /// How the recurrent weights are packed for a kernel that runs all steps.
+    /// How the recurrent weights are packed, unless they are only transposed.
     pub packed: Option<Blocks>,
     /// For each level.
     pub levels: Vec<LevelWeights>,
@@ -46,7 +47,7 @@ pub struct Weights {
 pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     let (strategy, why) = choose(spec, b.target());
     b.chose("steps of the layer", strategy.name(), &why);
-    let packed = (strategy == Strategy::Sequence).then(|| blocks_forward(spec, b.target()));
+    let packed = packing(spec, b.target(), Way::Forward);
     let mut named: Vec<(String, BufferId)> = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
         let id = b.float(&name, shape, Role::Weight);
@@ -109,7 +110,7 @@ pub(super) fn blocks_back(spec: &LayerSpec, target: &Target) -> Blocks {
     Blocks::backward(sizes(spec), block)
 }
 
-fn sizes(spec: &LayerSpec) -> [usize; 3] {
+pub(super) fn sizes(spec: &LayerSpec) -> [usize; 3] {
     [spec.cell.gates, spec.hidden_size, spec.output_size()]
 }
 

@@ -1,7 +1,8 @@
 //! The forward pass of a layer as steps of a plan.
 
-use super::buffers::{States, Weights, blocks_back};
+use super::buffers::{States, Weights};
 use super::call::Order;
+use super::form::{Way, packing};
 use super::run::{Block, Run, Segment};
 use super::spec::Level;
 use super::step::{At, Output};
@@ -199,12 +200,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Packs W_hh for the kernel that runs all steps back, if there is one.
+    /// Packs W_hh for the kernels that run steps back, unless they take it as it is.
     pub(super) fn pack_back(&self, b: &mut Builder) -> Result<Option<BufferId>> {
-        if self.run.strategy() != Strategy::Sequence {
+        let Some(blocks) = packing(self.run.spec(), self.run.target(), Way::Back) else {
             return Ok(None);
-        }
-        let blocks = blocks_back(self.run.spec(), b.target());
+        };
         let name = format!("weight_back_{}", self.level.suffix());
         let packed = b.float(&name, &[blocks.len()], Role::Scratch);
         blocks.push(b, self.weights.levels[self.number()].weight_hh, packed)?;

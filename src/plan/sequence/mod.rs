@@ -13,6 +13,7 @@
 mod backward;
 mod buffers;
 mod call;
+mod form;
 mod forward;
 mod run;
 mod sampled;
@@ -29,6 +30,9 @@ use crate::kernels::transpose::transpose;
 pub use backward::{Backward, BackwardArgs, backward};
 pub use buffers::{LevelStates, LevelWeights, States, Weights, states, weights};
 pub use call::{Batch, Call, Mode, Order, Size};
+pub use form::StepForm;
+pub(crate) use form::Way;
+use form::packing;
 pub use forward::{Ends, forward};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
@@ -79,18 +83,13 @@ fn check_len(b: &Builder, arg: &str, id: BufferId, len: usize) -> Result<()> {
 /// Refuses the weights of a layer with another number of levels, or packed for other kernels.
 fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
     let spec = run.spec();
-    let strategy = match weights.packed {
-        None => Strategy::Steps,
-        Some(_) => Strategy::Sequence,
-    };
-    if strategy != run.strategy() {
-        let (expected, got) = (run.strategy().name(), strategy.name());
-        return Err(Error::value(
-            "layer",
-            "weights",
-            format!("packed for {expected}"),
-            got,
-        ));
+    let packed = packing(spec, run.target(), Way::Forward);
+    if weights.packed != packed {
+        let [expected, got] = [packed, weights.packed].map(|blocks| match blocks {
+            None => "transposed".to_owned(),
+            Some(b) => format!("packed in blocks of {} x {}", b.slots, b.block),
+        });
+        return Err(Error::value("layer", "weights", expected, got));
     }
     let levels = spec.num_layers * spec.directions();
     if weights.levels.len() == levels {

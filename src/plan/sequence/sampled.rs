@@ -1,10 +1,11 @@
 //! One kernel of one step with its buffers, for the test inputs of kernels.
 
 use super::backward::work;
-use super::buffers::{States, Weights, blocks_back, states, weights};
+use super::buffers::{States, Weights, states, weights};
+use super::form::{Way, packing};
 use super::run::{Run, Segment};
 use super::spec::Level;
-use super::step::{At, Moment, Output};
+use super::step::{At, LevelGradients, Moment, Output};
 use super::{BufferId, Builder, Role};
 use crate::cell::Pass;
 use crate::error::Result;
@@ -76,16 +77,23 @@ impl<'a> Sampled<'a> {
         let (at, _, dy) = self.at();
         // It shares the table of the forward pass.
         at.push_table(b, dy, false)?;
-        let work = work(b, self.run, &self.level);
-        let packed = blocks_back(self.run.spec(), b.target());
-        let weight = b.float("weight_back", &[packed.len()], Role::Scratch);
-        at.sequence_backward(b, dy, &work, weight)
+        let work = self.work(b);
+        at.sequence_backward(b, dy, &work)
+    }
+
+    /// With weights that are packed already.
+    fn work(&self, b: &mut Builder) -> LevelGradients {
+        let packed = packing(self.run.spec(), self.run.target(), Way::Back);
+        LevelGradients {
+            packed: packed.map(|p| b.float("weight_back", &[p.len()], Role::Scratch)),
+            ..work(b, self.run, &self.level)
+        }
     }
 
     /// Adds a backward kernel.
     pub(crate) fn backward(&self, b: &mut Builder, pass: &Pass) -> Result<()> {
         let (at, moment, dy) = self.at();
-        let work = work(b, self.run, &self.level);
+        let work = self.work(b);
         at.backward(b, pass, moment, dy, &work)
     }
 }

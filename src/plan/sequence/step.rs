@@ -3,16 +3,17 @@
 
 use super::buffers::{LevelStates, LevelWeights, blocks_back, blocks_forward};
 use super::call::{Mode, Order};
+use super::form::{Shape, Way, shaped};
 use super::run::{Place, Run, Segment};
 use super::spec::{LayerSpec, Level};
 use super::strategy::{floats, team};
 use super::{BufferId, Builder};
-use crate::cell::{CellOption, Pass, Units};
+use crate::cell::{CellOption, Pass};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Binding, Constant};
 use crate::kernels::gates::{NAMES, split};
 use crate::kernels::index;
-use crate::kernels::step::{Moment as Entry, ROWS, StepParams, WORKGROUP};
+use crate::kernels::step::{Moment as Entry, StepParams};
 use crate::plan::{Cost, Dispatch, Grid};
 
 /// The places of a cell's kernels for all steps.
@@ -36,6 +37,8 @@ pub(crate) struct LevelGradients {
     pub(crate) dstate: BufferId,
     /// `[rows, P]`, for cells whose kernels hand something back.
     pub(crate) outer: Option<BufferId>,
+    /// W_hh packed for the kernels, unless they take it as it is.
+    pub(crate) packed: Option<BufferId>,
 }
 
 /// One level of a run, and the segment and the step that are to be added.
@@ -83,14 +86,15 @@ impl At<'_> {
         save: bool,
     ) -> Result<()> {
         let known = self.forward_buffers(y);
-        self.push(b, pass, moment, y, save, &known)
+        self.push(b, Way::Forward, pass, moment, y, save, &known)
     }
 
-    fn forward_buffers(&self, y: Output) -> [(&'static str, Option<BufferId>); 7] {
+    fn forward_buffers(&self, y: Output) -> [(&'static str, Option<BufferId>); 8] {
         let (w, s) = (self.weights, self.states);
         [
             ("gates", Some(s.gates)),
             ("weight_hh_t", Some(w.weight_hh_t)),
+            ("weight_quads", Some(w.weight_hh_t)),
             ("weight_hr_t", w.weight_hr_t),
             ("h", Some(s.h)),
             ("c", s.c),
@@ -113,21 +117,14 @@ impl At<'_> {
         self.push_sequence(b, FORTH, y, save, again, &known)
     }
 
-    /// Adds the backward kernel that runs all steps of the segment, over the table of the forward pass;
-    /// `weight` is W_hh packed for it.
+    /// Adds the backward kernel that runs all steps of the segment, over the table of the forward pass.
     pub(crate) fn sequence_backward(
         &self,
         b: &mut Builder,
         dy: Output,
         work: &LevelGradients,
-        weight: BufferId,
     ) -> Result<()> {
-        let mut known = self.backward_buffers(dy, work);
-        for (name, id) in &mut known {
-            if *name == "weight_hh" {
-                *id = Some(weight);
-            }
-        }
+        let known = self.backward_buffers(dy, work);
         self.push_sequence(b, BACK, dy, true, false, &known)
     }
 
@@ -245,20 +242,21 @@ impl At<'_> {
         work: &LevelGradients,
     ) -> Result<()> {
         let known = self.backward_buffers(dy, work);
-        self.push(b, pass, moment, dy, true, &known)
+        self.push(b, Way::Back, pass, moment, dy, true, &known)
     }
 
     fn backward_buffers(
         &self,
         dy: Output,
         work: &LevelGradients,
-    ) -> [(&'static str, Option<BufferId>); 9] {
+    ) -> [(&'static str, Option<BufferId>); 10] {
         let (w, s) = (self.weights, self.states);
         [
             ("saved_gates", Some(s.gates)),
             ("saved_h", Some(s.h)),
             ("saved_c", s.c),
-            ("weight_hh", Some(w.weight_hh)),
+            ("weight_hh", Some(work.packed.unwrap_or(w.weight_hh))),
+            ("weight_quads_back", work.packed),
             ("weight_hr", w.weight_hr),
             ("dy", Some(dy.buffer)),
             ("dgates", Some(work.dgates)),
@@ -267,24 +265,36 @@ impl At<'_> {
         ]
     }
 
+    /// Adds a kernel of a step in the form that the rules choose; `plain` is what it has in any case.
+    #[allow(clippy::too_many_arguments, reason = "one caller for each way")]
     fn push(
         &self,
         b: &mut Builder,
-        pass: &Pass,
+        way: Way,
+        plain: &Pass,
         moment: Moment,
         y: Output,
         save: bool,
         known: &[(&str, Option<BufferId>)],
     ) -> Result<()> {
-        let (run, kernel) = (self.run, pass.kernel);
-        let spec = run.spec();
+        let (run, spec) = (self.run, self.run.spec());
         let count = run.count(moment.t);
+        let shape = Shape::new(spec, way, count);
+        let shaped = shaped(spec, run.target(), plain, &shape);
+        if let Some((form, why)) = &shaped.chosen {
+            let what = match way {
+                Way::Forward => "step",
+                Way::Back => "step back",
+            };
+            b.chose(what, form.name(), why);
+        }
+        let pass = &shaped.pass;
         b.push(Dispatch {
-            kernel,
-            constants: &self.constants(pass, save),
+            kernel: pass.kernel,
+            constants: &[self.constants(pass, save), shaped.constants].concat(),
             bindings: &bindings(pass, &self.with_shared(known))?,
-            params: self.params(kernel.name, moment, y)?,
-            grid: grid(spec, pass, count),
+            params: self.params(pass.kernel.name, moment, y)?,
+            grid: shaped.grid,
             cost: cost(spec, pass, count, run.slots()),
         })
     }
@@ -428,15 +438,6 @@ pub(crate) fn bindings(pass: &Pass, known: &[(&str, Option<BufferId>)]) -> Resul
     pass.kernel.bindings.iter().map(one).collect()
 }
 
-/// A workgroup for every so many units of every four sequences.
-pub(crate) fn grid(spec: &LayerSpec, pass: &Pass, count: usize) -> Grid {
-    let units = match pass.units {
-        Units::Hidden => spec.hidden_size,
-        Units::Output => spec.output_size(),
-    };
-    Grid::Groups([units.div_ceil(WORKGROUP), count.div_ceil(ROWS), 1])
-}
-
 /// The product, about ten operations for every gate of a unit, the weights once, and for each
 /// sequence one step of every other buffer.
 pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) -> Cost {
@@ -449,9 +450,14 @@ pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) ->
             1
         };
         let each = match pass.buffer(binding.name) {
-            name @ ("weight_hh" | "weight_hh_t") => {
+            "weight_hh" | "weight_quads_back" => {
                 weights += width * output;
-                length = if name == "weight_hh" { width } else { output };
+                length = width;
+                continue;
+            }
+            "weight_hh_t" | "weight_quads" => {
+                weights += width * output;
+                length = output;
                 continue;
             }
             name @ ("weight_hr" | "weight_hr_t") => {

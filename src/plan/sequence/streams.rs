@@ -3,18 +3,21 @@
 //!
 //! A step reads which streams advance from a list in the device's memory, so one plan serves every
 //! subset. The kernels are those of whole sequences; with `STREAM` they also take the product with
-//! the input, from weights packed as `[I + 1 + P, G·H]`: W_ih, b_ih and W_hh, transposed. h has two
+//! the input, from weights packed as `[I + 1 + P, G·H]`: W_ih, b_ih and W_hh, transposed, or in the forms
+//! over quads as `[quads, I + 1 + P, 4]`. h has two
 //! halves per stream, read and written by turns, since every unit of a stream reads all of them.
 
-use super::buffers::{LevelWeights, Weights};
+use super::buffers::{LevelWeights, Weights, sizes};
 use super::call::check_sequences;
+use super::form::{Shape, Way, plain, shaped};
 use super::spec::{LayerSpec, Level};
-use super::step::{bindings, constants, cost, grid, numbers};
+use super::step::{bindings, constants, cost, numbers};
 use super::{BufferId, Builder, Role};
 use crate::cell::Pass;
 use crate::error::{Error, Result};
 use crate::kernels::copy::copy;
 use crate::kernels::index;
+use crate::kernels::pack::Blocks;
 use crate::kernels::step::StepParams;
 use crate::kernels::transpose::transpose_to;
 use crate::plan::Dispatch;
@@ -122,7 +125,14 @@ fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
         states
             .c
             .push(with_c.then(|| b.float(&name("c"), &[count, hidden], Role::State)));
-        let packed = b.float(&name("weight_stream"), &[rows, spec.width()], Role::Saved);
+        let shape = match plain(spec, b.target(), Way::Forward) {
+            true => vec![rows, spec.width()],
+            false => {
+                let [gates, hidden, _] = sizes(spec);
+                vec![Blocks::quads([gates, hidden, rows]).len()]
+            }
+        };
+        let packed = b.float(&name("weight_stream"), &shape, Role::Saved);
         states.packed.push(packed);
     }
     if spec.num_layers > 1 {
@@ -133,7 +143,7 @@ fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
     states
 }
 
-/// Packs W_ih, b_ih and W_hh of a level.
+/// Packs W_ih, b_ih and W_hh of a level: as terms of quads, or one on top of the other transposed.
 fn pack(
     b: &mut Builder,
     spec: &LayerSpec,
@@ -142,9 +152,23 @@ fn pack(
     packed: BufferId,
 ) -> Result<()> {
     let (input, width) = (level.input_size, spec.width());
-    transpose_to(b, weights.weight_ih, (packed, 0))?;
     // Without biases zeros stand in.
     let bias = weights.bias_ih.unwrap_or(weights.bias_hh);
+    if !plain(spec, b.target(), Way::Forward) {
+        let [gates, hidden, output] = sizes(spec);
+        let of_x = Blocks::quads_of_input([gates, hidden, input]);
+        let of_bias = Blocks {
+            size: 1,
+            strides: [hidden, 1, 0],
+            ..of_x
+        };
+        let of_h = Blocks::quads([gates, hidden, output]);
+        let all = input + 1 + output;
+        of_x.push_part(b, weights.weight_ih, packed, 0, all)?;
+        of_bias.push_part(b, bias, packed, input, all)?;
+        return of_h.push_part(b, weights.weight_hh, packed, input + 1, all);
+    }
+    transpose_to(b, weights.weight_ih, (packed, 0))?;
     copy(b, (bias, 0), (packed, input * width), width)?;
     transpose_to(b, weights.weight_hh, (packed, (input + 1) * width))
 }
@@ -174,6 +198,7 @@ fn step(
         ("mask", Some(states.list)),
         ("gates", Some(x)),
         ("weight_hh_t", Some(states.packed[layer])),
+        ("weight_quads", Some(states.packed[layer])),
         ("weight_hr_t", w.weight_hr_t),
         ("bias_hh", Some(w.bias_hh)),
         ("weight_p", Some(w.weight_p.unwrap_or(w.bias_hh))),
@@ -183,10 +208,16 @@ fn step(
         ("y", Some(output_of(layer))),
     ];
     let flags = [("SAVE", 0), ("MASKED", 0), ("STREAM", 1)];
+    let shape = Shape::streams(spec, level.input_size, count);
+    let shaped = shaped(spec, b.target(), pass, &shape);
+    if let Some((form, why)) = &shaped.chosen {
+        b.chose("step of streams", form.name(), why);
+    }
+    let pass = &shaped.pass;
     let op = pass.kernel.name;
     b.push(Dispatch {
         kernel: pass.kernel,
-        constants: &constants(spec, pass, &flags),
+        constants: &[constants(spec, pass, &flags), shaped.constants].concat(),
         bindings: &bindings(pass, &known)?,
         params: StepParams {
             count: index(op, count)?,
@@ -196,7 +227,7 @@ fn step(
             inner_row: index(op, 2 * hidden)?,
             ..numbers(spec, op)?
         },
-        grid: grid(spec, pass, count),
+        grid: shaped.grid,
         cost: {
             let cost = cost(spec, pass, count, spec.cell.gates);
             let of_input = 2 * count * spec.width() * level.input_size;

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use wgrnn::interop::atomic::check_writable;
 use wgrnn::kernels::gemm::Form;
 use wgrnn::plan::Force;
-use wgrnn::plan::sequence::Strategy;
+use wgrnn::plan::sequence::{StepForm, Strategy};
 use wgrnn::tune::Tuning;
 use wgrnn::{Context, Error, Result};
 
@@ -62,11 +62,14 @@ pub(crate) struct Args {
     /// How the steps of a layer are run, wherever it can be, whatever the rules say
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
     strategy: Option<String>,
+    /// The form of steps, likewise
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(StepForm::ALL.map(StepForm::name)))]
+    step: Option<String>,
     /// The form of matrix products, wherever it can be, whatever the rules say
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
     product: Option<String>,
     /// Measure for each shape what is fastest, and keep that in this file for the next time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "product"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "step", "product"])]
     tune: Option<PathBuf>,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
@@ -180,9 +183,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// What is chosen whatever the rules say.
 fn force(args: &Args) -> Force {
     let strategy = |s: &Strategy| Some(s.name()) == args.strategy.as_deref();
+    let step = |f: &StepForm| Some(f.name()) == args.step.as_deref();
     let form = |f: &Form| Some(f.name()) == args.product.as_deref();
     Force {
         strategy: Strategy::ALL.into_iter().find(strategy),
+        step: StepForm::ALL.into_iter().find(step),
         gemm: Form::ALL.into_iter().find(form),
     }
 }

@@ -137,7 +137,7 @@ fn least(program: &Program, limits: Limits) -> Result<f64> {
 
 /// x · W back and forth between two matrices of `rows`, with W `[side, side]`.
 fn products(context: &Context, rows: usize, side: usize, count: usize) -> Result<Program> {
-    let mut b = Builder::new("products");
+    let mut b = Builder::on("products", context.target());
     let x = b.float("x", &[rows, side], Role::State);
     let y = b.float("y", &[rows, side], Role::State);
     let weight = b.float("weight", &[side, side], Role::Weight);

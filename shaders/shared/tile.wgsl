@@ -1,0 +1,181 @@
+// A step of many sequences on a GPU: a tile of sums in registers, their operands in workgroup memory.
+//
+// A workgroup of 256 invocations owns TILE_QUADS quads of 4 * SEQUENCES sequences, an invocation one of
+// the quads of SEQUENCES neighbouring sequences. There are fewer such pairs than invocations, and fewer
+// workgroups than would fill a GPU if each had its own: so the workgroup is cut into SLICES, each of
+// which takes every SLICES-th term, and their sums meet at the end.
+//
+// All invocations stage DEPTH terms at a time, weights as they stand and of the operands four
+// sequences in a vec4, while the next ones are on their way in registers. Per term an invocation then
+// reads a vec4 of weights and SEQUENCES / 4 of operands from workgroup memory and multiplies
+// 4 * SEQUENCES times: 16 or 32 multiplications to 2 or 3 loads. Weights are read once for every
+// 4 * SEQUENCES sequences. What is staged takes 12 to 16 KiB, so that one of the smallest
+// multiprocessors holds two workgroups.
+//
+// `place` exchanges the vec4s of a term by its number, so that neighbouring terms, as they are
+// written, and all quads of a term, as they are read, stand in different banks.
+#import quads
+
+// 4 or 8, and a fourth of it: the vec4s of operands that an invocation stages, and those of a term
+// that it reads.
+const SEQUENCES: u32 = 8u;
+const FOURS: u32 = 2u;
+// 2, 4 or 8, and the vec4s of weights that an invocation stages: a fourth of it, but at least one.
+const TILE_QUADS: u32 = 8u;
+const STAGED: u32 = 2u;
+// THREADS / 4 / TILE_QUADS, and DEPTH / SLICES. THREADS and WORKGROUP_FLOATS are those of `sequence`,
+// which the cells import.
+const SLICES: u32 = 8u;
+const TERMS: u32 = 8u;
+const DEPTH: u32 = 64u;
+
+// Sequences of a workgroup, invocations of a slice, and vec4s of weights that are staged.
+const ROWS_OF_TILE: u32 = 4u * SEQUENCES;
+const SLICE: u32 = 4u * TILE_QUADS;
+const WEIGHTS: u32 = DEPTH * TILE_QUADS;
+// Sums that a workgroup owns, as vec4s.
+const OWNED: u32 = SLICE * SEQUENCES;
+
+var<workgroup> tile: array<vec4f, WORKGROUP_FLOATS / 4u>;
+
+// Where vec4 `at` of the `width` of a term stands.
+fn place(term: u32, at: u32, width: u32) -> u32 {
+    return term * width + (at ^ (term & (width - 1u)));
+}
+
+// The weights of vec4 `i` of those that are staged from a term on.
+fn staged_weights(i: u32, start: u32, quad: u32) -> vec4f {
+    let term = start + i % DEPTH;
+    let own = quad + i / DEPTH;
+    if term < term_count() && own < quad_count() {
+        return weights_at(own * term_count() + term);
+    }
+    return vec4f();
+}
+
+// The operands of four sequences likewise; where there are none those of the last that has some, for
+// sums that nobody asks for.
+fn staged_operands(i: u32, start: u32, first: u32) -> vec4f {
+    let term = start + i % DEPTH;
+    if term >= term_count() {
+        return vec4f();
+    }
+    let n = min(first + i / DEPTH * 4u + vec4u(0u, 1u, 2u, 3u), vec4u(operand_count() - 1u));
+    return vec4f(
+        operand(n.x, operand_row(n.x), term),
+        operand(n.y, operand_row(n.y), term),
+        operand(n.z, operand_row(n.z), term),
+        operand(n.w, operand_row(n.w), term),
+    );
+}
+
+#if BACK
+@compute @workgroup_size(THREADS)
+fn backward_tile(
+#else
+@compute @workgroup_size(THREADS)
+fn forward_tile(
+#end
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    step = params;
+    let quad = group.x * TILE_QUADS;
+    let first = group.y * ROWS_OF_TILE;
+    let own_row = local % 4u;
+    let own_quad = local % SLICE / 4u;
+    let slice = local / SLICE;
+    // Sequences without operands have sums of no terms.
+    let terms = select(0u, term_count(), first < operand_count());
+#unroll g 0..FOURS
+#unroll i 0..4
+    var sum{g}{i} = vec4f();
+#end
+    var x{g} = vec4f();
+#end
+#unroll s 0..STAGED
+    var w{s} = vec4f();
+#end
+    if terms > 0u {
+#unroll s 0..STAGED
+        w{s} = staged_weights(local + {s}u * THREADS, 0u, quad);
+#end
+#unroll g 0..FOURS
+        x{g} = staged_operands(local + {g}u * THREADS, 0u, first);
+#end
+    }
+    for (var start = 0u; start < terms; start += DEPTH) {
+        let staged = local % DEPTH;
+#unroll s 0..STAGED
+        if local + {s}u * THREADS < WEIGHTS {
+            tile[place(staged, (local + {s}u * THREADS) / DEPTH, TILE_QUADS)] = w{s};
+        }
+#end
+#unroll g 0..FOURS
+        tile[WEIGHTS + place(staged, (local + {g}u * THREADS) / DEPTH, SEQUENCES)] = x{g};
+#end
+        workgroupBarrier();
+        if start + DEPTH < terms {
+#unroll s 0..STAGED
+            w{s} = staged_weights(local + {s}u * THREADS, start + DEPTH, quad);
+#end
+#unroll g 0..FOURS
+            x{g} = staged_operands(local + {g}u * THREADS, start + DEPTH, first);
+#end
+        }
+#unroll d 0..TERMS
+        {
+            let term = {d}u * SLICES + slice;
+            let w = tile[place(term, own_quad, TILE_QUADS)];
+#unroll g 0..FOURS
+            let v{g} = tile[WEIGHTS + place(term, own_row * FOURS + {g}u, SEQUENCES)];
+#unroll i 0..4
+            sum{g}{i} += v{g}[{i}] * w;
+#end
+#end
+        }
+#end
+        workgroupBarrier();
+    }
+    // The second half of the slices hands its sums to the first, which then leaves them for all.
+    let parts = SLICES / 2u;
+    let own = slice % parts * OWNED + local % SLICE;
+    if slice >= parts {
+#unroll g 0..FOURS
+#unroll i 0..4
+        tile[own + (4u * {g}u + {i}u) * SLICE] = sum{g}{i};
+#end
+#end
+    }
+    workgroupBarrier();
+    if slice < parts {
+#unroll g 0..FOURS
+#unroll i 0..4
+        sum{g}{i} += tile[own + (4u * {g}u + {i}u) * SLICE];
+#end
+#end
+    }
+    workgroupBarrier();
+    if slice < parts {
+#unroll g 0..FOURS
+#unroll i 0..4
+        tile[own + (4u * {g}u + {i}u) * SLICE] = sum{g}{i};
+#end
+#end
+    }
+    workgroupBarrier();
+    let units = TILE_QUADS * UNITS_OF_QUAD;
+    for (var i = local; i < ROWS_OF_TILE * units; i += THREADS) {
+        let row = i / units;
+        let n = first + row;
+        let unit = quad * UNITS_OF_QUAD + i % units;
+        if n < sequence_count() && unit < unit_count() {
+            let at = row % SEQUENCES * SLICE + i % units / UNITS_OF_QUAD * 4u + row / SEQUENCES;
+            var sums = vec4f();
+            for (var part = 0u; part < parts; part++) {
+                sums += tile[part * OWNED + at];
+            }
+            finish(n, unit, sums);
+        }
+    }
+}
