@@ -173,7 +173,7 @@ impl Context {
     /// [`Program`](crate::Program) asks this of all its kernels.
     ///
     /// # Errors
-    /// [`Error::Limit`] with the first limit that is too low.
+    /// [`Error::Limit`] with the first limit that is too low, [`Error::Unsupported`] if a feature is missing.
     pub fn check_kernel(&self, kernel: &Kernel) -> Result<()> {
         match self.device() {
             Device::Cpu(_) => {

@@ -42,6 +42,11 @@ impl Kernel {
         of(constants, "THREADS").unwrap_or(self.workgroup_size)
     }
 
+    /// True if it needs a device with subgroup operations: its text sets `SUBGROUPS`.
+    pub fn uses_subgroups(&self) -> bool {
+        self.wgsl.contains("const SUBGROUPS: u32 = 1u;")
+    }
+
     /// Bytes of workgroup memory with these constants: `WORKGROUP_FLOATS`, where the kernel has it.
     pub fn shared_bytes(&self, constants: &[Constant]) -> u32 {
         of(constants, "WORKGROUP_FLOATS").map_or(self.workgroup_memory, |floats| 4 * floats)

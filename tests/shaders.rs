@@ -31,15 +31,21 @@ fn all_constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
     found
 }
 
-/// A dozen of the sets of a kernel whose text is long and made for a size, spread over all; its options
-/// are those of the kernel of a single step, which is taken with every set.
+/// Some of the sets, spread over all, for texts that are long: a dozen for those made for a hidden size,
+/// whose options are those of the kernel of a single step, which is taken with every set; two dozen for
+/// products.
 fn few(sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
-    let of_size = ["HIDDEN", "SEQUENCES"];
-    let sized = |set: &Vec<Constant>| set.iter().any(|(name, _)| of_size.contains(name));
-    if !sets.iter().all(sized) {
-        return sets;
-    }
-    let every = sets.len().div_ceil(12);
+    let all_have = |names: &[&str]| {
+        let has = |set: &Vec<Constant>| set.iter().any(|(name, _)| names.contains(name));
+        sets.iter().all(has)
+    };
+    let most = match () {
+        () if all_have(&["HIDDEN", "SEQUENCES"]) => 12,
+        () if all_have(&["C_VEC4"]) => 24,
+        () => return sets,
+    };
+    // Odd, so that options of two values are not seen with one alone.
+    let every = sets.len().div_ceil(most) | 1;
     sets.into_iter().step_by(every).collect()
 }
 
@@ -55,9 +61,9 @@ fn with_subgroups(mut sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> 
     sets
 }
 
-/// For what every WebGPU device has, and subgroup operations where the constants ask for them.
-fn validator(constants: &[Constant]) -> Validator {
-    if !constants.contains(&(SUBGROUPS, 1)) {
+/// For what every WebGPU device has, and subgroup operations where the text asks for them.
+fn validator(text: &str) -> Validator {
+    if !uses_subgroups(text) {
         return Validator::new(ValidationFlags::all(), Capabilities::empty());
     }
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
@@ -65,6 +71,10 @@ fn validator(constants: &[Constant]) -> Validator {
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all());
     validator
+}
+
+fn uses_subgroups(text: &str) -> bool {
+    text.contains(&format!("const {SUBGROUPS}: u32 = 1u;"))
 }
 
 const SUBGROUPS: &str = "SUBGROUPS";
@@ -86,7 +96,7 @@ static SHADERS: LazyLock<Vec<Shader>> = LazyLock::new(|| {
             let text = compose(kernel.name, kernel.wgsl, &constants).expect(kernel.name);
             let module = naga::front::wgsl::parse_str(&text)
                 .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let info = validator(&constants)
+            let info = validator(&text)
                 .validate(&module)
                 .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
             shaders.push(Shader {
@@ -259,26 +269,35 @@ fn names_and_labels() {
     }
 }
 
-/// The samples reach every variant of the products, so that the tests above see them all: bias or
-/// none, four activations, and each matrix bound in every way.
+/// The samples reach every variant of the products: bias or none, four activations, each matrix bound in
+/// every way.
 #[test]
 fn samples_cover_the_constants() {
     for kernel in ALL.iter().filter(|k| k.name.starts_with("gemm")) {
-        let sets = constants(kernel);
-        let values = |name: &str| -> BTreeSet<u32> {
-            let all = sets.iter().flatten();
-            all.filter(|(n, _)| *n == name).map(|(_, v)| *v).collect()
+        let sets = all_constants(kernel);
+        let values = |name: &str| -> Vec<u32> {
+            let all = sets.iter().flatten().filter(|(n, _)| *n == name);
+            let distinct: BTreeSet<u32> = all.map(|(_, v)| *v).collect();
+            distinct.into_iter().collect()
         };
         let name = kernel.name;
-        assert_eq!(values("ACTIVATION"), BTreeSet::from([0, 1, 2, 3]), "{name}");
-        assert!(
-            values("BIAS").is_superset(&BTreeSet::from([0, 1])),
-            "{name}"
-        );
-        if name != "gemm" {
-            assert_eq!(values("A_VEC4"), BTreeSet::from([0, 1, 2]), "{name}");
-            assert_eq!(values("B_VEC4"), BTreeSet::from([0, 1, 2]), "{name}");
-            assert_eq!(values("C_VEC4"), BTreeSet::from([0, 1]), "{name}");
+        let (a, b, c): (&[u32], &[u32], &[u32]) = match kernel.entry {
+            "gemm" => (&[], &[], &[]),
+            "along_k" => (&[0, 1], &[0, 1], &[0, 1]),
+            "across_k" => (&[0], &[0, 2], &[0, 1]),
+            "sum" => (&[0, 1], &[], &[0, 1]),
+            "blocks" => (&[0, 1, 2], &[0, 1, 2], &[0]),
+            _ => (&[0, 1, 2], &[0, 1, 2], &[0, 1]),
+        };
+        assert_eq!(values("A_VEC4"), a, "{name}");
+        assert_eq!(values("B_VEC4"), b, "{name}");
+        assert_eq!(values("C_VEC4"), c, "{name}");
+        assert_eq!(values("ACTIVATION"), [0, 1, 2, 3], "{name}");
+        let by_rows = ["along_k", "across_k"].contains(&kernel.entry);
+        let biases: &[u32] = if by_rows { &[0, 1, 2] } else { &[0, 1] };
+        assert_eq!(values("BIAS"), biases, "{name}");
+        if by_rows {
+            assert_eq!(values("FEW"), [1, 2, 3, 4, 5, 6, 7, 8], "{name}");
         }
     }
 }
@@ -319,11 +338,11 @@ fn tint_accepts_them() {
     let folder = tempfile::tempdir().unwrap();
     for (i, shader) in SHADERS.iter().enumerate() {
         let path = folder.path().join(format!("{i}.wgsl"));
-        let head = match shader.constants.contains(&(SUBGROUPS, 1)) {
+        let enable = match uses_subgroups(&shader.text) {
             true => "enable subgroups;\n",
             false => "",
         };
-        std::fs::write(&path, format!("{head}{}", shader.text)).unwrap();
+        std::fs::write(&path, enable.to_owned() + &shader.text).unwrap();
         let out = Command::new("tint")
             .args(["--format", "wgsl"])
             .arg(&path)

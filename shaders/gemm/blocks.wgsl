@@ -1,13 +1,12 @@
 // A product in registers alone, without workgroup memory and barriers: for adapters
 // that run shaders on a CPU, where a barrier costs more than reading twice.
 //
-// An invocation owns ROWS x COLS blocks of 4 x 4 of C. A workgroup has WIDTH of them
-// along the columns and 8 / WIDTH along the rows. No branch stands in the main loop,
+// An invocation owns ROWS x COLS blocks of 4 x 4 of C. A workgroup has `width` of them
+// along the columns and 8 / width along the rows. No branch stands in the main loop,
 // since these adapters would follow both of its ways.
 #import gemm
 
 const WORKGROUP: u32 = 8u;
-const WIDTH: u32 = 4u;
 const ROWS: u32 = 2u;
 const COLS: u32 = 2u;
 
@@ -16,8 +15,9 @@ fn blocks(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let row = (group.y * (WORKGROUP / WIDTH) + local / WIDTH) * (4u * ROWS);
-    let col = (group.x * WIDTH + local % WIDTH) * (4u * COLS);
+    let width = product.width;
+    let row = (group.y * (WORKGROUP / width) + local / width) * (4u * ROWS);
+    let col = (group.x * width + local % width) * (4u * COLS);
     let end = end_of(group.z);
 
 #unroll u ROWS
@@ -45,7 +45,7 @@ fn blocks(
 #end
 #end
     }
-    // There is such a rest only where no vec4s lie along k.
+#if REST
     for (; k < end; k++) {
 #unroll u ROWS
         let a{u} = a_rows(row + {u}u * 4u, k);
@@ -61,6 +61,7 @@ fn blocks(
 #end
 #end
     }
+#end
 #unroll u ROWS
 #unroll v COLS
 #unroll i 4

@@ -33,9 +33,10 @@ fn operand(of_a: bool, at: u32, k: u32, end: u32) -> mat4x4f {
         } else {
             block = b_block(k, at);
         }
-    } else {
-        // There is such a rest only where no vec4s lie along k.
-#unroll q 4
+    }
+#if REST
+    if k + 4u > end {
+#unroll q 3
         if k + {q}u < end {
             if of_a {
                 block[{q}] = a_rows(at, k + {q}u);
@@ -45,6 +46,7 @@ fn operand(of_a: bool, at: u32, k: u32, end: u32) -> mat4x4f {
         }
 #end
     }
+#end
     return block;
 }
 

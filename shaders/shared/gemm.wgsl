@@ -19,6 +19,8 @@ const A_VEC4: u32 = 0u;
 const B_VEC4: u32 = 0u;
 // 1: C is bound as vec4s, which lie along its columns.
 const C_VEC4: u32 = 0u;
+// 1: k is no multiple of 4; then no vec4s lie along k.
+const REST: u32 = 1u;
 // 0 none, 1 a number for each column, 2 a number for each row.
 const BIAS: u32 = 1u;
 // 0 none, 1 sigmoid, 2 tanh, 3 relu.
@@ -41,6 +43,7 @@ struct Product {
     beta: f32,
     chunk: u32,
     c_part: u32,
+    width: u32,
 }
 
 @group(0) @binding(0) var<uniform> product: Product;
@@ -134,6 +137,44 @@ fn b_block(k: u32, col: u32) -> mat4x4f {
     }
 #end
     return mat4x4f(b_cols(k, col), b_cols(k + 1u, col), b_cols(k + 2u, col), b_cols(k + 3u, col));
+}
+
+// Which of four k lie before the end.
+fn known(k: u32, end: u32) -> vec4<bool> {
+    return vec4u(k, k + 1u, k + 2u, k + 3u) < vec4u(end);
+}
+
+// Four k of a row of A, the first of which exists; zeros from the end on.
+fn a_fours(row: u32, k: u32, end: u32) -> vec4f {
+#if A_VEC4
+    return a_buffer[a_place(row, k) / 4u];
+#else
+    let last = end - 1u;
+    let fours = vec4f(
+        a_buffer[a_place(row, k)],
+        a_buffer[a_place(row, min(k + 1u, last))],
+        a_buffer[a_place(row, min(k + 2u, last))],
+        a_buffer[a_place(row, min(k + 3u, last))],
+    );
+    return select(vec4f(), fours, known(k, end));
+#end
+}
+
+// Four k of a column of B, or of its last column; zeros from the end on.
+fn b_fours(k: u32, col: u32, end: u32) -> vec4f {
+    let own = min(col, product.n - 1u);
+#if B_VEC4
+    return b_buffer[b_place(k, own) / 4u];
+#else
+    let last = end - 1u;
+    let fours = vec4f(
+        b_buffer[b_place(k, own)],
+        b_buffer[b_place(min(k + 1u, last), own)],
+        b_buffer[b_place(min(k + 2u, last), own)],
+        b_buffer[b_place(min(k + 3u, last), own)],
+    );
+    return select(vec4f(), fours, known(k, end));
+#end
 }
 
 fn activate(x: f32) -> f32 {

@@ -6,7 +6,7 @@
 
 use super::{Outcome, compare, tolerance};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Access, Data, Element, Kernel, Sample};
 use crate::plan::{BufferId, Plan};
 use crate::program::Program;
@@ -39,11 +39,16 @@ const GUARD: usize = 67;
 const GUARD_FLOAT: f32 = -12_345.75;
 const GUARD_UINT: u32 = 0xdead_beef;
 
-/// Runs a kernel's sample of this size on `context` and on the oracle.
+/// Runs a kernel's sample of this size on `context` and on the oracle. A kernel that needs a feature
+/// which the device lacks is [`Status::Unsupported`](super::Status::Unsupported).
 ///
 /// # Errors
 /// If the sample cannot be made or the device fails.
 pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Result<Vec<Outcome>> {
+    let case = format!("{} {size:?}", kernel.name);
+    if let Err(Error::Unsupported { needs, .. }) = context.check_kernel(kernel) {
+        return Ok(vec![Outcome::unsupported(context, &case, needs)]);
+    }
     let seed = size.iter().fold(1, |s, &v| s * 1_009 + v as u64);
     let sample = || guarded((kernel.sample)(size, &mut Rng::new(seed))?);
     let got = run(context, sample()?)?;
@@ -52,7 +57,6 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
     let section = plan.sections()[0].name;
     let steps = plan.section(section)?;
     let limit = tolerance::kernel(context.dtype(), plan.cost(steps.clone()).length);
-    let case = format!("{} {size:?}", kernel.name);
     let mut outcomes = Vec::new();
     for id in written(plan) {
         let buffer = plan.buffer(id);

@@ -174,10 +174,10 @@ choices
      1 x product 80x280x3 NT     tile32          larger tiles would be too few, or half empty
     40 x step                    few             at most 8 sequences: the time is that of reading the weights
     40 x step back               few             at most 8 sequences: the time is that of reading the weights
-     1 x product 2x70x280 NN     tile32          larger tiles would be too few, or half empty
-     1 x product 280x3x80 TN     tile32          larger tiles would be too few, or half empty
+     1 x product 2x70x280 NN     rows            at most 8 rows or columns
+     1 x product 280x3x80 TN     rows            at most 8 rows or columns
      1 x product 280x70x80 TN    tile32          larger tiles would be too few, or half empty
-     1 x product 80x3x280 NN     tile32          larger tiles would be too few, or half empty
+     1 x product 80x3x280 NN     rows            at most 8 rows or columns
 
 carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
@@ -185,7 +185,7 @@ carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
 forward: 46 steps, 46 dispatches, 41 barriers, 3.49 MFLOP, 3.79 MB
      1 x pack                    [307, 1, 1]           0 FLOP      157 kB
      2 x state.load              [3, 1, 1]             0 FLOP     2.24 kB
-     1 x gemm.tile32             [9, 3, 1]          134 kFLOP     93.9 kB  BIAS 1, C_VEC4 1
+     1 x gemm.tile32             [9, 3, 1]          134 kFLOP     93.9 kB  BIAS 1, C_VEC4 1, REST 1
     40 x lstm.forward_few        [70, 1, 1]        3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, SEQUENCES 2, THREADS 32, WORKGROUP_FLOATS 256
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
@@ -193,10 +193,11 @@ backward: 53 steps, 53 dispatches, 44 barriers, 6.87 MFLOP, 4.31 MB
      1 x pack                    [315, 1, 1]           0 FLOP      159 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
     40 x lstm.backward_few       [18, 1, 1]        3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, BACK 1, SEQUENCES 2, THREADS 128, WORKGROUP_FLOATS 1024
-     1 x gemm.tile32             [3, 1, 1]         78.4 kFLOP     81.8 kB  A_VEC4 1
-     2 x gemm.tile32             [1, 9, 1]         3.27 MFLOP      284 kB  A_VEC4 2
+     1 x gemm.across_k           [3, 1, 1]         78.4 kFLOP     81.8 kB  FEW 2, WORKGROUP_FLOATS 512
+     1 x gemm.across_k           [9, 1, 1]          134 kFLOP     93.9 kB  B_VEC4 2, FEW 3, WORKGROUP_FLOATS 768
+     1 x gemm.tile32             [3, 9, 1]         3.14 MFLOP      190 kB  A_VEC4 2
      2 x reduce.columns          [5, 2, 1]         23.0 kFLOP     95.2 kB
-     1 x gemm.tile32             [1, 3, 1]          134 kFLOP     93.9 kB  A_VEC4 1
+     1 x gemm.along_k            [20, 1, 1]         134 kFLOP     93.9 kB  B_VEC4 1, FEW 3, WORKGROUP_FLOATS 768
      2 x reduce.columns          [5, 1, 1]           560 FLOP     4.48 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 

@@ -104,7 +104,7 @@ impl Gpu {
     }
 
     pub(crate) fn target(&self) -> Target {
-        let (limits, features) = (&self.limits, self.device.features());
+        let limits = &self.limits;
         Target {
             kind: match self.device.adapter_info().device_type {
                 wgpu::DeviceType::Cpu => DeviceKind::Software,
@@ -116,14 +116,15 @@ impl Gpu {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             subgroup_size: self.subgroup_size(),
-            f16: features.contains(wgpu::Features::SHADER_F16),
+            f16: self.device.features().contains(wgpu::Features::SHADER_F16),
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             force: Force::default(),
         }
     }
 
-    /// A browser wants `enable subgroups;`, which naga does not know, so there are none.
+    /// The fewest invocations of a subgroup, or 0 where shaders may not use them. Browsers want a
+    /// directive in the text for that, which wgpu does not accept elsewhere.
     fn subgroup_size(&self) -> u32 {
         let usable = self.device.features().contains(wgpu::Features::SUBGROUP);
         match usable && !cfg!(target_family = "wasm") {
@@ -300,6 +301,12 @@ impl Gpu {
 
     /// Refuses a kernel that asks for more than the device has, before wgpu would.
     pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
+        if kernel.uses_subgroups() && self.subgroup_size() == 0 {
+            return Err(Error::Unsupported {
+                op: kernel.name,
+                needs: "a device with subgroup operations".to_owned(),
+            });
+        }
         let limits = &self.limits;
         let needs = [
             (

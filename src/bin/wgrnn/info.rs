@@ -39,7 +39,7 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     println!("\ndevice");
     let (taken, why) = choice(&adapters)?;
     println!("  auto takes {taken}: {why}");
-    println!("\nkernels: one tier, portable WGSL in f32; none needs an optional feature");
+    println!("\nkernels: portable WGSL in f32; only those named so need subgroups");
     println!(
         "  {:<24}{:>11}{:>13}{:>10}  runs on the CPU and",
         "", "invocations", "shared bytes", "bindings"

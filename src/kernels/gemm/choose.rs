@@ -6,10 +6,9 @@
 
 use super::form::Form;
 use super::shape::Shape;
+use super::split::Split;
 use crate::plan::{DeviceKind, Target};
 
-/// Workgroups that keep most of a large GPU busy.
-const MANY: usize = 128;
 /// Multiplications below which a product is a matter of latency alone.
 const TINY: usize = 4096;
 
@@ -27,33 +26,57 @@ fn by_rule(shape: &Shape, target: &Target) -> (Form, &'static str) {
     let (form, why) = match target.kind {
         DeviceKind::Cpu => (Form::Library, "the CPU backend"),
         DeviceKind::Software => (Form::Blocks, "a CPU has no workgroup memory"),
-        DeviceKind::Gpu => on_gpu(shape),
+        DeviceKind::Gpu => on_gpu(shape, target),
     };
-    if form.fits(shape, target) {
-        return (form, why);
+    match within_limits(form, shape, target) {
+        fits if fits == form => (form, why),
+        other => (other, "a limit of the device is too low for others"),
     }
-    let smaller = [Form::Tile64, Form::Tile32, Form::Blocks, Form::Naive];
-    let fits = smaller.into_iter().find(|f| f.fits(shape, target));
-    (
-        fits.unwrap_or(form),
-        "a limit of the device is too low for others",
-    )
 }
 
-fn on_gpu(shape: &Shape) -> (Form, &'static str) {
+/// The form, or the best of the others where a limit is too low for it.
+fn within_limits(form: Form, shape: &Shape, target: &Target) -> Form {
+    let others = [Form::Tile64, Form::Tile32, Form::Blocks, Form::Naive];
+    let mut order = [form].into_iter().chain(others);
+    order.find(|f| f.fits(shape, target)).unwrap_or(form)
+}
+
+fn on_gpu(shape: &Shape, target: &Target) -> (Form, &'static str) {
     let &Shape { m, n, k, .. } = shape;
     let groups = |form: Form| form.grid(shape).iter().product::<usize>();
     if m * n * k <= TINY && k <= 64 {
         return (Form::Naive, "tiny");
     }
-    let narrow = m.min(n);
-    if groups(Form::Tile128) >= 2 * MANY && narrow > 96 {
-        return (Form::Tile128, "enough tiles of 128 x 128 to fill a GPU");
+    if Split::helps(shape, target) {
+        return (
+            Form::SplitK,
+            "k is long, and without parts much of a GPU idle",
+        );
     }
-    if groups(Form::Tile64) >= MANY && narrow > 32 {
-        return (Form::Tile64, "enough tiles of 64 x 64 to fill a GPU");
+    match whole(shape, target) {
+        Form::Rows => (Form::Rows, "at most 8 rows or columns"),
+        Form::RowsSubgroups => (Form::RowsSubgroups, "at most 8 rows or columns along k"),
+        _ if groups(Form::Tile128) >= 2 * target.groups && m.min(n) > 96 => {
+            (Form::Tile128, "enough tiles of 128 x 128 to fill a GPU")
+        }
+        Form::Tile64 if groups(Form::Tile64) >= target.groups => {
+            (Form::Tile64, "enough tiles of 64 x 64 to fill a GPU")
+        }
+        _ => (Form::Tile32, "larger tiles would be too few, or half empty"),
     }
-    (Form::Tile32, "larger tiles would be too few, or half empty")
+}
+
+/// The form that makes most of each workgroup, however few there are: that of the parts where k is split.
+pub(super) fn whole(shape: &Shape, target: &Target) -> Form {
+    let form = match target.kind {
+        DeviceKind::Cpu => Form::Library,
+        DeviceKind::Software => Form::Blocks,
+        DeviceKind::Gpu if Form::RowsSubgroups.fits(shape, target) => Form::RowsSubgroups,
+        DeviceKind::Gpu if shape.few().is_some() => Form::Rows,
+        DeviceKind::Gpu if shape.m.min(shape.n) > 32 => Form::Tile64,
+        DeviceKind::Gpu => Form::Tile32,
+    };
+    within_limits(form, shape, target)
 }
 
 #[cfg(test)]
@@ -78,10 +101,16 @@ mod tests {
             (0, 5, 7, Form::Naive),
             (64, 64, 0, Form::Naive),
             (16, 16, 16, Form::Naive),
-            (1, 1, 4096, Form::Tile32),
+            (1, 2048, 512, Form::SplitK),
+            (1, 8192, 512, Form::Rows),
+            (8192, 8, 512, Form::Rows),
             (64, 64, 64, Form::Tile32),
+            (512, 512, 512, Form::Tile32),
             (400, 2048, 512, Form::Tile64),
             (4096, 4096, 64, Form::Tile128),
+            (512, 128, 3200, Form::SplitK),
+            (2048, 512, 3200, Form::Tile64),
+            (1, 1, 4096, Form::SplitK),
         ] {
             let shape = Shape::new(m, n, k);
             assert_eq!(choose(&shape, &gpu).0, want, "{shape}");
@@ -92,17 +121,46 @@ mod tests {
     }
 
     #[test]
+    fn subgroups_serve_rows_along_k() {
+        let target = Target {
+            subgroup_size: 4,
+            ..Target::default()
+        };
+        let across = Shape::new(1, 8192, 512);
+        let along = Shape {
+            b_along_k: true,
+            ..across
+        };
+        assert_eq!(choose(&along, &target).0, Form::RowsSubgroups);
+        assert_eq!(choose(&along, &Target::default()).0, Form::Rows);
+        assert_eq!(choose(&across, &target).0, Form::Rows);
+    }
+
+    #[test]
     fn a_forced_form_is_used_where_it_can_be() {
-        let shape = Shape::new(512, 512, 512);
+        let all = Shape {
+            b_along_k: true,
+            ..Shape::new(8, 512, 512)
+        };
         for kind in [DeviceKind::Gpu, DeviceKind::Software] {
+            let target = |form| Target {
+                subgroup_size: 4,
+                ..forced(kind, form)
+            };
             for form in Form::ALL.into_iter().filter(|&f| f != Form::Library) {
-                assert_eq!(choose(&shape, &forced(kind, form)), (form, "forced"));
+                assert_eq!(choose(&all, &target(form)), (form, "forced"));
             }
-            let (form, why) = choose(&shape, &forced(kind, Form::Library));
-            assert_eq!(form, choose(&shape, &Target::portable(kind)).0);
-            assert!(why.contains("cannot"), "{why}");
+            let none = Shape {
+                b_along_k: false,
+                ..Shape::new(512, 512, 4)
+            };
+            for form in [Form::Library, Form::Rows, Form::RowsSubgroups, Form::SplitK] {
+                let (chosen, why) = choose(&none, &target(form));
+                assert_eq!(chosen, choose(&none, &Target::portable(kind)).0);
+                assert!(why.contains("cannot"), "{form:?}: {why}");
+            }
         }
-        let on_cpu = choose(&shape, &forced(DeviceKind::Cpu, Form::Tile64));
+        let on_cpu = choose(&all, &forced(DeviceKind::Cpu, Form::Tile64));
         assert_eq!(on_cpu.0, Form::Library);
     }
 

@@ -2,6 +2,7 @@
 
 use super::kernels;
 use super::shape::Shape;
+use super::split::Split;
 use crate::kernel::Kernel;
 use crate::plan::{DeviceKind, MAX_GROUPS, Target};
 
@@ -18,18 +19,27 @@ pub enum Form {
     Tile64,
     /// Tiles of 128 × 128, 8 × 8 for each of 256 invocations.
     Tile128,
+    /// At most 8 rows or columns against a large matrix, which is read once for all of them.
+    Rows,
+    /// The same with sums in subgroups, where neighbours along k are neighbours in that matrix.
+    RowsSubgroups,
+    /// Parts of k in another form into scratch, then their sum.
+    SplitK,
     /// Blocks in registers, without workgroup memory.
     Blocks,
 }
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Library,
         Self::Naive,
         Self::Tile32,
         Self::Tile64,
         Self::Tile128,
+        Self::Rows,
+        Self::RowsSubgroups,
+        Self::SplitK,
         Self::Blocks,
     ];
 
@@ -41,6 +51,9 @@ impl Form {
             Self::Tile32 => "tile32",
             Self::Tile64 => "tile64",
             Self::Tile128 => "tile128",
+            Self::Rows => "rows",
+            Self::RowsSubgroups => "rows-subgroups",
+            Self::SplitK => "split-k",
             Self::Blocks => "blocks",
         }
     }
@@ -56,37 +69,63 @@ impl Form {
         if on_cpu || self == Self::Library {
             return on_cpu && self == Self::Library;
         }
-        let has = |kernel: &Kernel| {
-            kernel.workgroup_size <= target.invocations
-                && kernel.workgroup_memory <= target.workgroup_memory
-                && kernel.bindings.len() as u32 <= target.storage_buffers
-        };
-        has(self.kernel()) && self.grid(shape).iter().all(|&g| g <= MAX_GROUPS as usize)
+        let few = shape.few().is_some();
+        match self {
+            Self::SplitK => Split::of(shape, target).is_some(),
+            Self::Rows => few && self.runs(shape, target),
+            Self::RowsSubgroups => {
+                let along_k = shape.upright().b_along_k;
+                few && along_k && target.subgroup_size > 0 && self.runs(shape, target)
+            }
+            _ => self.runs(shape, target),
+        }
     }
 
-    /// The kernel that multiplies.
-    pub(super) fn kernel(self) -> &'static Kernel {
+    /// True if its kernel and its grid are within the limits.
+    fn runs(self, shape: &Shape, target: &Target) -> bool {
+        let kernel = self.kernel(shape);
+        kernel.workgroup_size <= target.invocations
+            && kernel.workgroup_memory <= target.workgroup_memory
+            && kernel.bindings.len() as u32 <= target.storage_buffers
+            && self.grid(shape).iter().all(|&g| g <= MAX_GROUPS as usize)
+    }
+
+    /// The kernel that multiplies, for a form that has one of its own.
+    pub(super) fn kernel(self, shape: &Shape) -> &'static Kernel {
         match self {
-            Self::Library | Self::Naive => &kernels::GEMM,
+            Self::Library | Self::Naive | Self::SplitK => &kernels::GEMM,
             Self::Tile32 => &kernels::TILE32,
             Self::Tile64 => &kernels::TILE64,
             Self::Tile128 => &kernels::TILE128,
+            Self::Rows if shape.upright().b_along_k => &kernels::ALONG_K,
+            Self::Rows => &kernels::ACROSS_K,
+            Self::RowsSubgroups => &kernels::ALONG_K_SUBGROUPS,
             Self::Blocks => &kernels::BLOCKS,
         }
     }
 
-    /// Workgroups in x and y.
+    /// Workgroups in x and y, for a form that has a kernel of its own.
     pub(super) fn grid(self, shape: &Shape) -> [usize; 2] {
         let [rows, cols] = match self {
-            Self::Library | Self::Naive => [8, 8],
+            Self::Library | Self::Naive | Self::SplitK => [8, 8],
             Self::Tile32 => [32, 32],
             Self::Tile64 => [64, 64],
             Self::Tile128 => [128, 128],
             Self::Blocks => Block::of(shape).tile(),
+            Self::Rows | Self::RowsSubgroups => {
+                let Shape { n, b_along_k, .. } = shape.upright();
+                let groups = n.div_ceil(if b_along_k { 4 } else { 32 });
+                // Folded, since there may be more than a dimension has.
+                let y = groups.div_ceil(MAX_GROUPS as usize).max(1);
+                return [groups.div_ceil(y), y];
+            }
         };
         [shape.n.div_ceil(cols), shape.m.div_ceil(rows)]
     }
 }
+
+/// Multiplications of a product that is worth the larger blocks.
+const LARGE: usize = 1 << 24;
 
 /// What an invocation and a workgroup of [`Form::Blocks`] own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,16 +139,15 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Large blocks reuse more of what they read; small products have nothing to fill them with.
+    /// Large blocks reuse more of what they read, and take longer to translate. There are few variants,
+    /// since these adapters translate for a second each.
     pub(super) fn of(shape: &Shape) -> Self {
-        let rows = if shape.m <= 4 { 1 } else { 2 };
-        let cols = match shape.n {
-            0..=4 => 1,
-            5..128 => 2,
-            _ => 4,
-        };
-        let most = if shape.m <= 4 * rows { 8 } else { 4 };
-        let across = shape.n.div_ceil(4 * cols).next_power_of_two();
+        let &Shape { m, n, k, .. } = shape;
+        let rows = if m <= 4 { 1 } else { 2 };
+        let large = m.saturating_mul(n).saturating_mul(k) >= LARGE && n >= 128;
+        let cols = if large && rows == 2 { 4 } else { 2 };
+        let most = if m <= 4 * rows { 8 } else { 4 };
+        let across = n.div_ceil(4 * cols).next_power_of_two();
         let width = across.min(most);
         Self { rows, cols, width }
     }

@@ -2,8 +2,8 @@
 
 use super::form::Form;
 use super::params::Product;
-use super::sample::sample;
-use super::twins::multiply;
+use super::sample::{few, sample};
+use super::twins::{multiply, sum};
 use crate::kernel::{Binding, Kernel};
 use crate::twin;
 
@@ -21,6 +21,18 @@ macro_rules! tile {
             $depth,
             "u;\n",
             include_str!("../../../shaders/gemm/tile.wgsl"),
+        )
+    };
+}
+
+/// The text of the kernels for few rows, with subgroups or without.
+macro_rules! rows {
+    ($subgroups:literal) => {
+        concat!(
+            "const SUBGROUPS: u32 = ",
+            $subgroups,
+            "u;\n",
+            include_str!("../../../shaders/gemm/rows.wgsl"),
         )
     };
 }
@@ -72,6 +84,45 @@ pub static TILE128: Kernel = Kernel {
     ..TILE
 };
 
+/// The kernel of [`Form::Rows`] against a matrix in which neighbours along k are neighbours.
+pub static ALONG_K: Kernel = Kernel {
+    name: "gemm.along_k",
+    wgsl: rows!(0),
+    entry: "along_k",
+    sample: |size, rng| few(Form::Rows, true, size, rng),
+    ..ROWS
+};
+
+/// The kernel of [`Form::RowsSubgroups`].
+pub static ALONG_K_SUBGROUPS: Kernel = Kernel {
+    name: "gemm.subgroups.along_k",
+    wgsl: rows!(1),
+    entry: "along_k",
+    sample: |size, rng| few(Form::RowsSubgroups, true, size, rng),
+    ..ROWS
+};
+
+/// The kernel of [`Form::Rows`] against other matrices.
+pub static ACROSS_K: Kernel = Kernel {
+    name: "gemm.across_k",
+    wgsl: rows!(0),
+    entry: "across_k",
+    sample: |size, rng| few(Form::Rows, false, size, rng),
+    ..ROWS
+};
+
+/// The second kernel of [`Form::SplitK`].
+pub static SUM: Kernel = Kernel {
+    name: "gemm.sum",
+    wgsl: include_str!("../../../shaders/gemm/sum.wgsl"),
+    entry: "sum",
+    bindings: BINDINGS.split_at(3).0,
+    workgroup_size: 64,
+    twin: twin!(sum),
+    sample: |size, rng| sample(Form::SplitK, size, rng),
+    ..MULTIPLIES
+};
+
 /// The kernel of [`Form::Blocks`].
 pub static BLOCKS: Kernel = Kernel {
     name: "gemm.blocks",
@@ -97,6 +148,13 @@ const MULTIPLIES: Kernel = Kernel {
 
 const TILE: Kernel = Kernel {
     entry: "tile",
+    ..MULTIPLIES
+};
+
+const ROWS: Kernel = Kernel {
+    workgroup_size: 64,
+    // That of 8 rows; `WORKGROUP_FLOATS` says what fewer take.
+    workgroup_memory: 8 * 64 * 16,
     ..MULTIPLIES
 };
 

@@ -16,6 +16,7 @@ mod params;
 mod push;
 mod sample;
 mod shape;
+mod split;
 mod twins;
 
 use crate::error::{Error, Result};
@@ -24,7 +25,9 @@ use crate::real::Real;
 
 pub use choose::choose;
 pub use form::Form;
-pub use kernels::{BLOCKS, GEMM, TILE32, TILE64, TILE128};
+pub use kernels::{
+    ACROSS_K, ALONG_K, ALONG_K_SUBGROUPS, BLOCKS, GEMM, SUM, TILE32, TILE64, TILE128,
+};
 pub(crate) use library::{Strided, StridedMut, product};
 pub use shape::Shape;
 

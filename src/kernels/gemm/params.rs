@@ -21,6 +21,8 @@ pub(super) struct Product {
     pub(super) chunk: u32,
     /// From one part's C to the next.
     pub(super) c_part: u32,
+    /// Invocations along the columns, for [`Form::Blocks`](super::Form::Blocks).
+    pub(super) width: u32,
 }
 
 /// How a matrix is bound: the constants `A_VEC4` and `B_VEC4`.
@@ -38,9 +40,24 @@ impl Vec4 {
     /// How `matrix`, whose columns stand for k, can be bound. Then its last element ends a vec4, so
     /// that none of them lies outside the buffer or holds what is not the matrix's.
     pub(super) fn of(matrix: &Matrix) -> Self {
+        match Self::along_k(matrix) {
+            Self::None => Self::across_k(matrix),
+            along => along,
+        }
+    }
+
+    /// The same for a kernel that reads along k.
+    pub(super) fn along_k(matrix: &Matrix) -> Self {
         if is_vec4(matrix) {
             Self::AlongK
-        } else if is_vec4(&matrix.t()) {
+        } else {
+            Self::None
+        }
+    }
+
+    /// And for one that reads across k.
+    pub(super) fn across_k(matrix: &Matrix) -> Self {
+        if is_vec4(&matrix.t()) {
             Self::AcrossK
         } else {
             Self::None

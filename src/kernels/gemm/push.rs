@@ -2,43 +2,92 @@
 
 use super::form::{Block, Form};
 use super::params::{Product, Vec4, is_vec4};
-use super::{GEMM, Gemm, Shape, choose};
+use super::split::Split;
+use super::{GEMM, Gemm, SUM, Shape, choose};
 use crate::error::Result;
+use crate::kernel::Constant;
 use crate::kernels::index;
-use crate::plan::{Builder, Cost, Dispatch, Grid};
+use crate::plan::{Builder, Cost, Dispatch, Grid, Matrix, Role};
 
 /// Adds a product that was checked.
 pub(super) fn push(builder: &mut Builder, product: &Gemm) -> Result<()> {
     let shape = Shape::of(product);
-    let (form, why) = choose(&shape, builder.target());
+    let target = *builder.target();
+    let (form, why) = choose(&shape, &target);
     builder.chose(&format!("product {shape}"), form.name(), why);
-    multiply(builder, form, &shape, product)
+    match Split::of(&shape, &target) {
+        Some(split) if form == Form::SplitK => split_k(builder, split, product),
+        _ => multiply(builder, form, product, None),
+    }
 }
 
-fn multiply(builder: &mut Builder, form: Form, shape: &Shape, product: &Gemm) -> Result<()> {
-    let name = GEMM.name;
+/// The partial products of all parts, then their sum.
+fn split_k(builder: &mut Builder, split: Split, product: &Gemm) -> Result<()> {
     let Gemm { a, b, c, .. } = *product;
-    let &Shape { m, n, k, .. } = shape;
-    let mut constants = vec![
-        ("BIAS", u32::from(product.bias.is_some())),
-        ("ACTIVATION", product.activation as u32),
-    ];
-    if !matches!(form, Form::Library | Form::Naive) {
-        constants.extend([
-            ("A_VEC4", Vec4::of(&a) as u32),
-            ("B_VEC4", Vec4::of(&b.t()) as u32),
-            ("C_VEC4", u32::from(is_vec4(&c))),
-        ]);
-    }
-    if form == Form::Blocks {
-        let Block { rows, cols, width } = Block::of(shape);
-        let block = [("ROWS", rows), ("COLS", cols), ("WIDTH", width)];
-        constants.extend(block.map(|(name, value)| (name, value as u32)));
-    }
-    let [x, y] = form.grid(shape);
-    let read_c = if product.beta == 0.0 { 0 } else { m * n };
+    let (m, n, parts) = (c.rows, c.cols, split.parts);
+    let scratch = builder.float("partial products", &[parts, m, n], Role::Scratch);
+    let partial = Gemm::new(a, b, Matrix::dense(scratch, m, n));
+    multiply(builder, split.form, &partial, Some(split))?;
+    let sums = Gemm {
+        a: Matrix::dense(scratch, parts * m, n),
+        ..*product
+    };
+    let name = SUM.name;
     builder.push(Dispatch {
-        kernel: form.kernel(),
+        kernel: &SUM,
+        constants: &[
+            ("A_VEC4", Vec4::along_k(&sums.a) as u32),
+            ("C_VEC4", u32::from(is_vec4(&c))),
+            ("BIAS", u32::from(product.bias.is_some())),
+            ("ACTIVATION", product.activation as u32),
+        ],
+        bindings: &[scratch, product.bias.unwrap_or(scratch), c.buffer],
+        params: Product {
+            m: index(name, m)?,
+            n: index(name, n)?,
+            k: index(name, parts)?,
+            a: sums.a.indices(name)?,
+            b: [0; 3],
+            c: c.indices(name)?,
+            alpha: product.alpha,
+            beta: product.beta,
+            chunk: 0,
+            c_part: 0,
+            width: 0,
+        },
+        grid: Grid::Flat(m * n.div_ceil(4)),
+        cost: Cost {
+            flops: (parts * m * n) as u64,
+            bytes: 4 * (parts * m * n + m * n + read_c(product)) as u64,
+            length: parts,
+        },
+    })
+}
+
+/// One dispatch of a form that has a kernel of its own, for all of k or for parts of it.
+fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Split>) -> Result<()> {
+    let name = GEMM.name;
+    let shape = Shape::of(product);
+    let by_rows = matches!(form, Form::Rows | Form::RowsSubgroups);
+    // The transpose has its bias for each row.
+    let turned = by_rows && shape.upright() != shape;
+    let Gemm { a, b, c, .. } = match turned {
+        true => product.turned(),
+        false => *product,
+    };
+    let bias = match (product.bias, turned) {
+        (None, _) => 0,
+        (_, false) => 1,
+        (_, true) => 2,
+    };
+    let mut constants = vec![("BIAS", bias), ("ACTIVATION", product.activation as u32)];
+    constants.extend(of_form(form, &shape, [&a, &b, &c]));
+    let [x, y] = form.grid(&shape);
+    let (m, n, k) = (c.rows, c.cols, a.cols);
+    let (parts, chunk) = split.map_or((1, k), |s| (s.parts, s.chunk));
+    let c_part = if parts > 1 { m * n } else { 0 };
+    builder.push(Dispatch {
+        kernel: form.kernel(&shape),
         constants: &constants,
         // Without a bias the binding is not read; A stands in.
         bindings: &[
@@ -56,14 +105,71 @@ fn multiply(builder: &mut Builder, form: Form, shape: &Shape, product: &Gemm) ->
             c: c.indices(name)?,
             alpha: product.alpha,
             beta: product.beta,
-            chunk: index(name, k)?,
-            c_part: 0,
+            chunk: index(name, chunk)?,
+            c_part: index(name, c_part)?,
+            width: Block::of(&shape).width as u32,
         },
-        grid: Grid::Groups([x, y, 1]),
+        grid: Grid::Groups([x, y, parts]),
         cost: Cost {
             flops: 2 * (m * n * k) as u64,
-            bytes: 4 * (m * k + k * n + m * n + read_c) as u64,
-            length: k,
+            bytes: 4 * (m * k + k * n + parts * m * n + read_c(product)) as u64,
+            length: chunk,
         },
     })
+}
+
+/// What a form's kernel is specialised to, for these matrices.
+fn of_form(form: Form, shape: &Shape, [a, b, c]: [&Matrix; 3]) -> Vec<Constant> {
+    let b = &b.t();
+    let [a_vec4, b_vec4] = match form {
+        Form::Library | Form::Naive | Form::SplitK => return Vec::new(),
+        Form::Rows | Form::RowsSubgroups => match shape.upright().b_along_k {
+            true => [a, b].map(Vec4::along_k),
+            false => [Vec4::None, Vec4::across_k(b)],
+        },
+        Form::Tile32 | Form::Tile64 | Form::Tile128 | Form::Blocks => [a, b].map(Vec4::of),
+    };
+    let mut constants = vec![
+        ("A_VEC4", a_vec4 as u32),
+        ("B_VEC4", b_vec4 as u32),
+        // Blocks have few variants; it does not matter there how little is stored.
+        ("C_VEC4", u32::from(form != Form::Blocks && is_vec4(c))),
+    ];
+    match form {
+        Form::Tile32 | Form::Tile64 | Form::Tile128 => {
+            constants.push(("REST", u32::from(!shape.k.is_multiple_of(4))));
+        }
+        Form::Rows | Form::RowsSubgroups => {
+            let few = c.rows as u32;
+            constants.extend([("FEW", few), ("WORKGROUP_FLOATS", 4 * 64 * few)]);
+        }
+        Form::Blocks => {
+            let Block { rows, cols, .. } = Block::of(shape);
+            let rest = usize::from(!shape.k.is_multiple_of(4));
+            let block = [("ROWS", rows), ("COLS", cols), ("REST", rest)];
+            constants.extend(block.map(|(name, value)| (name, value as u32)));
+        }
+        _ => {}
+    }
+    constants
+}
+
+/// How many elements of the old C are read.
+fn read_c(product: &Gemm) -> usize {
+    match product.beta {
+        0.0 => 0,
+        _ => product.c.rows * product.c.cols,
+    }
+}
+
+impl Gemm {
+    /// Its transpose: Cᵀ = Bᵀ Aᵀ.
+    fn turned(&self) -> Self {
+        Self {
+            a: self.b.t(),
+            b: self.a.t(),
+            c: self.c.t(),
+            ..*self
+        }
+    }
 }

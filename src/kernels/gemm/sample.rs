@@ -6,18 +6,45 @@ use crate::kernel::{Data, Sample};
 use crate::plan::{Builder, Force, Matrix, Role, Target};
 use crate::rng::Rng;
 
-/// A product in one form: three kinds in turn (NN, NT, TN), with and without bias, β and activation,
-/// in buffers that are larger than the matrices; for some sizes all of it in whole vec4s.
-pub(super) fn sample(form: Form, size: [usize; 3], rng: &mut Rng) -> Result<Sample> {
-    // Not the generator, whose draws could miss a combination; the tests see that none is missed.
-    let [m, n, k] = size;
-    let variant = m + n + 3 * k;
-    let fours = variant.is_multiple_of(2);
-    let [m, n, k] = size.map(|v| if fours { v.next_multiple_of(4) } else { v });
-    let unit = if fours { 4 } else { 1 };
+/// A product in one form, of about this size: of all kinds (NN, NT, TN, TT), with and without bias, α, β
+/// and activation, in buffers that are larger than the matrices, often in whole vec4s.
+pub(super) fn sample(form: Form, [m, n, k]: [usize; 3], rng: &mut Rng) -> Result<Sample> {
+    let transposed = [rng.below(2) == 1, rng.below(2) == 1];
+    // There must be parts.
+    let k = if form == Form::SplitK { k + 5 } else { k };
+    any(form, [m, n, k], transposed, rng)
+}
+
+/// The same for [`Form::Rows`] and [`Form::RowsSubgroups`], with neighbours along k in the larger matrix
+/// or without.
+pub(super) fn few(
+    form: Form,
+    along_k: bool,
+    [m, n, k]: [usize; 3],
+    rng: &mut Rng,
+) -> Result<Sample> {
+    let (few, many) = (1 + rng.below(8) as usize, m.max(n).max(9));
+    let other = rng.below(2) == 1;
+    if rng.below(2) == 1 {
+        any(form, [few, many, k], [other, along_k], rng)
+    } else {
+        any(form, [many, few, k], [!along_k, other], rng)
+    }
+}
+
+fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Result<Sample> {
+    let unit = if rng.below(2) == 1 { 4 } else { 1 };
+    let [m, n, k] = match form {
+        // Whole vec4s need no whole fours of the few.
+        Form::Rows | Form::RowsSubgroups => {
+            size.map(|v| if v > 8 { v.next_multiple_of(unit) } else { v })
+        }
+        _ => size.map(|v| v.next_multiple_of(unit)),
+    };
     let mut b = Builder::on(
         "gemm",
         Target {
+            subgroup_size: 4,
             force: Force {
                 gemm: Some(form),
                 ..Force::default()
@@ -40,19 +67,19 @@ pub(super) fn sample(form: Form, size: [usize; 3], rng: &mut Rng) -> Result<Samp
         };
         if transposed { dense.t() } else { dense }
     };
-    let a = matrix("a", m, k, variant % 3 == 2, Role::Input);
-    let w = matrix("b", k, n, variant % 3 == 1, Role::Input);
+    let a = matrix("a", m, k, transposed[0], Role::Input);
+    let w = matrix("b", k, n, transposed[1], Role::Input);
     let c = matrix("c", m, n, false, Role::Output);
-    let bias = ((variant / 3) % 2 == 1).then(|| b.float("bias", &[n], Role::Input));
-    let beta = if variant.is_multiple_of(5) { -0.5 } else { 0.0 };
+    let bias = (rng.below(2) == 1).then(|| b.float("bias", &[n], Role::Input));
+    let beta = if rng.below(4) == 0 { -0.5 } else { 0.0 };
     Gemm {
         a,
         b: w,
         c,
         bias,
-        alpha: if variant % 7 == 3 { 2.0 } else { 1.0 },
+        alpha: if rng.below(4) == 0 { 2.0 } else { 1.0 },
         beta,
-        activation: Activation::ALL[(variant / 6) % 4],
+        activation: Activation::ALL[rng.below(4) as usize],
     }
     .push(&mut b)?;
     // What lies between the rows is not to be read: NaN would show.

@@ -4,6 +4,9 @@ use std::fmt::{self, Display, Formatter};
 
 use super::Gemm;
 
+/// The most rows that [`Form::Rows`](super::Form::Rows) serves.
+const MOST_FEW: usize = 8;
+
 /// The shape of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -28,6 +31,27 @@ impl Shape {
             k,
             a_along_k: true,
             b_along_k: false,
+        }
+    }
+
+    /// How many rows or columns there are, if that is few.
+    pub fn few(&self) -> Option<usize> {
+        let few = self.m.min(self.n);
+        (1..=MOST_FEW).contains(&few).then_some(few)
+    }
+
+    /// That of the product or of its transpose, whichever has no more rows than columns.
+    #[must_use]
+    pub fn upright(&self) -> Self {
+        if self.m <= self.n {
+            return *self;
+        }
+        Self {
+            m: self.n,
+            n: self.m,
+            k: self.k,
+            a_along_k: self.b_along_k,
+            b_along_k: self.a_along_k,
         }
     }
 

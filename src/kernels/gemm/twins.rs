@@ -31,6 +31,26 @@ pub(super) fn multiply<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     Ok(())
 }
 
+/// The twin of the second pass where k is split: A holds k matrices on top of each other.
+pub(super) fn sum<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let p: Product = args.params()?;
+    let end = Epilogue::of(args)?;
+    let (a, bias, c) = (args.read(0)?, args.read(1)?, args.write(2)?);
+    let [m, n, parts] = [p.m, p.n, p.k].map(|v| v as usize);
+    let [start, row, col] = p.c.map(|v| v as usize);
+    for (at, values) in (0..m * n).map(|at| (at, a.iter().skip(at).step_by(m * n))) {
+        let value = &mut c[start + at / n * row + at % n * col];
+        let sum: R = values.take(parts).copied().sum();
+        let old = match p.beta {
+            0.0 => R::ZERO,
+            beta => R::from_f32(beta) * *value,
+        };
+        *value = R::from_f32(p.alpha) * sum + old;
+    }
+    end.apply(bias, c, p.c, [m, n]);
+    Ok(())
+}
+
 /// What comes after the sums.
 struct Epilogue {
     bias: u32,

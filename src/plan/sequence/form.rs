@@ -140,8 +140,8 @@ impl StepForm {
     fn groups(self, shape: &Shape, target: &Target) -> [usize; 2] {
         let [quads, sequences] = match self {
             Self::Plain => [1, ROWS],
-            Self::Blocks => [LANES, few(shape) as usize],
-            Self::Few => [1, few(shape) as usize],
+            Self::Blocks => [LANES, few(shape)],
+            Self::Few => [1, few(shape)],
             Self::Tile => [tile_quads(shape, target), 16 * tile_fours(shape)],
         };
         [shape.quads.div_ceil(quads), shape.count.div_ceil(sequences)]
