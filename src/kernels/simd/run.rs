@@ -11,6 +11,7 @@ use super::product::{Product, ROWS, rows_at_once};
 use super::split::{Split, Work, share};
 use super::team::Team;
 use crate::kernels::step::{Rows, StepParams};
+use crate::threads;
 
 /// The steps of a call.
 #[derive(Debug, Clone, Copy)]
@@ -226,20 +227,8 @@ impl<C: Cell> Job<'_, C> {
                 sequences: split.sequences(group, self.steps.sequences()),
             });
         };
-        if alone {
-            worker(0, 0);
-            return split;
-        }
-        let worker = &worker;
-        rayon::scope(|scope| {
-            for group in 0..split.groups {
-                for number in 0..split.workers {
-                    if (group, number) != (0, 0) {
-                        scope.spawn(move |_| worker(group, number));
-                    }
-                }
-            }
-            worker(0, 0);
+        threads::crew(split.groups * split.workers, |number| {
+            worker(number / split.workers, number % split.workers);
         });
         split
     }
@@ -343,11 +332,21 @@ impl<C: Cell> WithSimd for Worker<'_, C> {
                 // Enough to have many vectors in flight.
                 rows => (ROWS / rows).max(1),
             };
-            let mut block = blocks.start;
-            while block < blocks.end {
-                let next = (block + at_once).min(blocks.end);
-                self.blocks(simd, block..next, &blocks, &mut scratch);
-                block = next;
+            let groups = blocks.len().div_ceil(at_once);
+            let group = |nth: usize| {
+                // There and back again: what a step ends with is still in the cache.
+                let nth = if step % 2 == 0 { nth } else { groups - 1 - nth };
+                let first = blocks.start + nth * at_once;
+                first..(first + at_once).min(blocks.end)
+            };
+            // Weights that do not all stay there are fetched ahead.
+            let fetch = packing.place(blocks.clone()).len() > KEPT;
+            for nth in 0..groups {
+                let next = match fetch && nth + 1 < groups {
+                    true => Some(group(nth + 1)),
+                    false => None,
+                };
+                self.blocks(simd, group(nth), next, fetch, &mut scratch);
             }
         }
     }
@@ -374,13 +373,15 @@ impl<C: Cell> Worker<'_, C> {
         }
     }
 
-    /// A step of the units of some blocks; `all` are those of the part.
+    /// A step of the units of some blocks; with `fetch` weights that come next are asked for, at the
+    /// end those of `next`.
     #[inline(always)]
     fn blocks<S: Simd>(
         &self,
         simd: S,
         blocks: Range<usize>,
-        all: &Range<usize>,
+        next: Option<Range<usize>>,
+        fetch: bool,
         scratch: &mut Scratch<C::Row>,
     ) {
         let Job { cell, packing, .. } = self.job;
@@ -393,11 +394,17 @@ impl<C: Cell> Worker<'_, C> {
             _ => (depth * panels).div_ceil(KEPT_ROWS),
         };
         for chunk in 0..chunks {
-            let (last, next) = (chunk + 1 == chunks, self.next(&blocks, chunk, chunks, all));
+            let last = chunk + 1 == chunks;
+            let ahead = match &next {
+                _ if !fetch => &[],
+                _ if !last => self.weights(blocks.start, share(depth, chunk + 1, chunks)),
+                Some(next) => self.weights(next.start, share(depth, 0, chunks)),
+                None => &[],
+            };
             for nth in 0..tiles {
                 let range = share(rows.len(), nth, tiles);
                 let operand = &scratch.operand[range.start * depth..range.end * depth];
-                let sums = &mut scratch.sums[range.start * panels..];
+                let sums = &mut scratch.sums[range.start * blocks.len() * panels..];
                 let mut tile = self.tile(&blocks, &rows[range], operand, sums);
                 if chunk == 0 {
                     for row in tile.rows {
@@ -420,7 +427,7 @@ impl<C: Cell> Worker<'_, C> {
                         // A single tile waits for its own weights already.
                         ahead: match tiles {
                             1 => &[],
-                            _ => &next[share(next.len(), nth, tiles)],
+                            _ => &ahead[share(ahead.len(), nth, tiles)],
                         },
                     };
                     product.multiply(simd);
@@ -472,26 +479,5 @@ impl<C: Cell> Worker<'_, C> {
         } = self.job;
         let (all, panels) = (packing.place(block..block + 1), packing.width() / LANES);
         &weight[all].as_chunks().0[terms.start * panels..terms.end * panels]
-    }
-
-    /// The weights that come after a chunk of some blocks, if it is worth fetching them meanwhile.
-    #[inline(always)]
-    fn next(
-        &self,
-        blocks: &Range<usize>,
-        chunk: usize,
-        chunks: usize,
-        all: &Range<usize>,
-    ) -> &[[f32; LANES]] {
-        let packing = &self.job.packing;
-        if packing.place(all.clone()).len() <= KEPT {
-            return &[];
-        }
-        let (block, chunk) = match chunk + 1 {
-            next if next < chunks => (blocks.start, next),
-            _ if blocks.end < all.end => (blocks.end, 0),
-            _ => (all.start, 0),
-        };
-        self.weights(block, share(packing.depth, chunk, chunks))
     }
 }

@@ -233,6 +233,14 @@ fn options_of_an_lstm() {
     });
 }
 
+/// Sums that are so long, and weights that are so many, that they are taken in parts.
+#[test]
+fn long_sums() {
+    check(&Shape::new(4, 300, &[9, 9]), Pass::Backward, 1);
+    check(&Shape::new(1, 1100, &[8, 8]), Pass::Forward, 2);
+    check(&Shape::new(1, 1100, &[2, 1]), Pass::Forward, 3);
+}
+
 #[test]
 fn no_steps() {
     let shape = Shape::new(4, 3, &[2]);
