@@ -40,6 +40,9 @@ pub(crate) struct Team {
 /// The weights that an invocation may keep: 32 vectors of four, half of the registers that it has on
 /// most GPUs.
 const MOST_KEPT: usize = 128;
+/// The recurrent weights of a layer whose steps take less on a software adapter than the 30 or 40 µs of a
+/// dispatch: there a sequence computes at half a billion multiplications per second and core.
+const SMALL: usize = 1 << 12;
 /// Units of a block of packed weights: the widest vector register of a CPU, and a multiple of what a
 /// GPU reads at once.
 pub(crate) const UNITS: usize = 16;
@@ -71,6 +74,10 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
         DeviceKind::Cpu => (
             Strategy::Sequence,
             "on the CPU one call runs all steps".to_owned(),
+        ),
+        DeviceKind::Software if spec.width() * spec.output_size() <= SMALL => (
+            Strategy::Sequence,
+            format!("H {hidden}: a dispatch takes longer than a step"),
         ),
         DeviceKind::Software => (
             Strategy::Steps,
@@ -178,7 +185,10 @@ mod tests {
         let cpu = Target::portable(DeviceKind::Cpu);
         let software = Target::portable(DeviceKind::Software);
         assert_eq!(of(&LSTM, 2048, &cpu), Strategy::Sequence);
-        assert_eq!(of(&LSTM, 8, &software), Strategy::Steps);
+        for (cell, most) in [(&LSTM, 32), (&GRU, 36), (&RNN_TANH, 64)] {
+            assert_eq!(of(cell, most, &software), Strategy::Sequence, "{cell:?}");
+            assert_eq!(of(cell, most + 1, &software), Strategy::Steps, "{cell:?}");
+        }
         for cell in [&LSTM_PROJECTED, &GRU_BEFORE] {
             for target in [cpu, software, Target::default()] {
                 assert_eq!(of(cell, 8, &target), Strategy::Steps, "{cell:?}");
