@@ -107,6 +107,7 @@ pub mod program;
 pub mod real;
 pub mod rng;
 pub mod tensor;
+mod threads;
 pub mod train;
 pub mod tune;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::backend::cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{self, MAX_PASSES, Recording, Timestamps};
-use crate::context::{Context, Device, Dtype};
+use crate::context::{Context, Device};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 #[cfg(feature = "gpu")]
@@ -224,10 +224,7 @@ impl Program {
 
     pub(crate) fn run_steps(&self, steps: Range<usize>) -> Result<()> {
         match self.context.device() {
-            Device::Cpu(dtype) => self.plan.steps[steps].iter().try_for_each(|s| match dtype {
-                Dtype::F32 => cpu::run::<f32>(&self.plan, s, &self.tensors),
-                Dtype::F64 => cpu::run::<f64>(&self.plan, s, &self.tensors),
-            }),
+            Device::Cpu(dtype) => cpu::run(&self.plan, steps, &self.tensors, *dtype),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 if let Some(recording) = &self.recording {

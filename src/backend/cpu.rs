@@ -1,13 +1,16 @@
 //! A plan on the CPU: every step calls its kernel's twin on the locked memory of its buffers.
 
+use std::ops::Range;
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::context::Dtype;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::kernel::{Access, Args, Element, MAX_BINDINGS, Slot, Twin};
-use crate::plan::{Plan, Step};
+use crate::plan::{Cost, Plan, Step};
 use crate::real::Real;
 use crate::tensor::{Storage, Tensor};
+use crate::threads;
 
 /// The twin and the memory for one precision.
 pub(crate) trait Precision: Real {
@@ -49,8 +52,36 @@ enum Guard<'a, R> {
     WriteUint(RwLockWriteGuard<'a, Vec<u32>>),
 }
 
-/// Runs one step over `tensors`, one for each of the plan's buffers.
-pub(crate) fn run<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Result<()> {
+/// Nanoseconds of work for which other threads are kept awake: as long as it takes to wake one.
+const WORTH_WAKING: u64 = 50_000;
+
+/// Runs steps over `tensors`, one for each of the plan's buffers.
+pub(crate) fn run(
+    plan: &Plan,
+    steps: Range<usize>,
+    tensors: &[Tensor],
+    dtype: Dtype,
+) -> Result<()> {
+    let steps = &plan.steps[steps];
+    let all = || {
+        steps.iter().try_for_each(|step| match dtype {
+            Dtype::F32 => run_step::<f32>(plan, step, tensors),
+            Dtype::F64 => run_step::<f64>(plan, step, tensors),
+        })
+    };
+    match steps.iter().map(|step| nanoseconds(step.cost)).sum::<u64>() >= WORTH_WAKING {
+        true => threads::awake(all),
+        false => all(),
+    }
+}
+
+/// What a core takes about: 100 GFLOP/s of them, and 25 GB/s.
+fn nanoseconds(cost: Cost) -> u64 {
+    cost.flops / 100 + cost.bytes / 25
+}
+
+/// Runs one step.
+fn run_step<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Result<()> {
     if step.grid.contains(&0) {
         return Ok(());
     }

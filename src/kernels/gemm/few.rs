@@ -8,13 +8,17 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::kernels::simd::split::share;
+use crate::threads;
+
 /// Rows of A at most.
 pub(super) const MOST: usize = 4;
 /// Rows of W at a time.
 const AT_ONCE: usize = 4;
-/// Weights that are not worth another thread: they arrive in some microseconds, as long as it takes to
-/// begin one.
-const ALONE: usize = 1 << 17;
+/// Weights that are worth a thread: 256 KiB, which arrive in about ten microseconds.
+const ALONE: usize = 1 << 16;
+/// Parts for each thread, so that one that comes late leaves some to the others.
+const PARTS: usize = 4;
 
 /// The product, all of it or some columns of C.
 pub(super) struct Few<'a, const M: usize> {
@@ -33,34 +37,32 @@ impl<const M: usize> Few<'_, M> {
     /// Computes it, on several threads where it is worth it.
     pub(super) fn run(self) {
         let (columns, depth) = (self.c[0].len(), self.a[0].len());
-        if columns * depth <= ALONE || columns < 2 * AT_ONCE {
+        let most = (columns / AT_ONCE).min(columns * depth / ALONE);
+        let workers = most.min(rayon::current_num_threads());
+        if workers < 2 {
             Arch::new().dispatch(self);
             return;
         }
-        let half = (columns / 2).next_multiple_of(AT_ONCE);
-        let Self {
-            a,
-            weights,
-            pitch,
-            c,
-            alpha,
-            beta,
-        } = self;
-        let mut right: [&mut [f32]; M] = [(); M].map(|()| Default::default());
-        let mut left: [&mut [f32]; M] = [(); M].map(|()| Default::default());
-        for ((row, left), right) in c.into_iter().zip(&mut left).zip(&mut right) {
-            (*left, *right) = row.split_at_mut(half);
-        }
-        let part = |weights, c| Few {
-            a,
-            weights,
-            pitch,
-            c,
-            alpha,
-            beta,
+        threads::share_out(workers, self.split(PARTS * workers), |part| {
+            Arch::new().dispatch(part);
+        });
+    }
+
+    /// Columns of C from the first on, in nearly equal parts.
+    fn split(mut self, parts: usize) -> Vec<Self> {
+        let fours = self.c[0].len().div_ceil(AT_ONCE);
+        let part = |nth| {
+            let columns = AT_ONCE * share(fours, nth, parts).len();
+            let mut c = [(); M].map(|()| Default::default());
+            for (row, part) in self.c.iter_mut().zip(&mut c) {
+                let columns = columns.min(row.len());
+                *part = row.split_off_mut(..columns).unwrap_or_default();
+            }
+            let weights = self.weights;
+            self.weights = weights.get(columns * self.pitch..).unwrap_or_default();
+            Self { c, weights, ..self }
         };
-        let (first, second) = (part(weights, left), part(&weights[half * pitch..], right));
-        rayon::join(|| first.run(), || second.run());
+        (0..parts).map(part).collect()
     }
 }
 

@@ -3,8 +3,10 @@
 use super::GEMM;
 use super::few::{Few, MOST};
 use crate::error::{Error, Result};
+use crate::kernels::simd::split::share;
 use crate::plan::injective;
 use crate::real::Real;
+use crate::threads;
 
 pub(super) const OVERLAP: &str = "without overlapping elements";
 
@@ -159,40 +161,108 @@ pub(crate) fn product<R: Real>(
     if few_rows(&a, &b, &mut c, alpha, beta) {
         return Ok(());
     }
-    // Below this the threads cost more than they save.
-    let parallelism = if m * n * k < 1 << 18 {
-        gemm::Parallelism::None
-    } else {
-        gemm::Parallelism::Rayon(0)
+    let workers = match m * n * k < ALONE {
+        true => 1,
+        false => rayon::current_num_threads(),
     };
-    let stride = |s: usize| s as isize;
-    // SAFETY: every (row, column) of the three matrices lies inside its slice (`inside`, which
-    // `place_in` computed from the same sizes and strides), and no two elements of C share a place; `R` is f32 or f64, whose result the
-    // crate writes only at the elements of C, which is borrowed mutably and not aliased.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.cells.as_mut_ptr(),
-            stride(c.strides[1]),
-            stride(c.strides[0]),
-            beta != R::ZERO,
-            a.cells.as_ptr(),
-            stride(a.strides[1]),
-            stride(a.strides[0]),
-            b.cells.as_ptr(),
-            stride(b.strides[1]),
-            stride(b.strides[0]),
-            beta,
-            alpha,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
+    let whole = Piece {
+        c: c.cells.as_mut_ptr(),
+        a: a.cells.as_ptr(),
+        b: b.cells.as_ptr(),
+        size: [m, n, k],
+    };
+    let strides = [c.strides, a.strides, b.strides].map(|all| all.map(|s| s as isize));
+    threads::share_out(workers, whole.split(strides, workers), |piece| {
+        // SAFETY: every (row, column) of the three matrices lies inside its slice (`inside`, which
+        // `place_in` computed from the same sizes and strides), and no two elements of C share a place;
+        // the pieces divide the rows or the columns of C. `R` is f32 or f64, whose result the crate writes
+        // only at the elements of C, which is borrowed mutably and not aliased.
+        unsafe { piece.multiply(strides, alpha, beta) };
+    });
     Ok(())
+}
+
+/// Multiplications that are not worth another thread: some microseconds.
+const ALONE: usize = 1 << 20;
+/// Rows or columns of a piece at least: with fewer the library packs more than it multiplies.
+const SHORTEST: usize = 128;
+/// Pieces for each thread, so that one that comes late leaves some to the others.
+const PIECES: usize = 2;
+
+/// Some rows or columns of a product.
+struct Piece<R> {
+    c: *mut R,
+    a: *const R,
+    b: *const R,
+    size: [usize; 3],
+}
+
+// SAFETY: its numbers are `Send` and `Sync`, and it is used under the conditions of `multiply`.
+#[allow(unsafe_code, reason = "the crate gemm takes pointers")]
+unsafe impl<R: Real> Send for Piece<R> {}
+
+impl<R: Real> Piece<R> {
+    /// Nearly equal pieces of rows or columns, whichever are more.
+    fn split(self, [c, a, b]: [[isize; 2]; 3], workers: usize) -> Vec<Self> {
+        let [m, n, k] = self.size;
+        let by_rows = m > n;
+        let long = m.max(n);
+        let most = if workers > 1 { PIECES * workers } else { 1 };
+        let pieces = (long / SHORTEST).clamp(1, most);
+        let piece = |nth| {
+            let part = share(long, nth, pieces);
+            let first = part.start as isize;
+            match by_rows {
+                true => Self {
+                    c: self.c.wrapping_offset(first * c[0]),
+                    a: self.a.wrapping_offset(first * a[0]),
+                    b: self.b,
+                    size: [part.len(), n, k],
+                },
+                false => Self {
+                    c: self.c.wrapping_offset(first * c[1]),
+                    a: self.a,
+                    b: self.b.wrapping_offset(first * b[1]),
+                    size: [m, part.len(), k],
+                },
+            }
+        };
+        (0..pieces).map(piece).collect()
+    }
+
+    /// Computes it.
+    ///
+    /// # Safety
+    /// Every element of the matrices, which have these strides, may be read, those of C written, and no
+    /// other thread does anything with the latter.
+    #[allow(unsafe_code, reason = "the crate gemm takes pointers")]
+    unsafe fn multiply(self, [c, a, b]: [[isize; 2]; 3], alpha: R, beta: R) {
+        let [m, n, k] = self.size;
+        // SAFETY: the caller's.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                self.c,
+                c[1],
+                c[0],
+                beta != R::ZERO,
+                self.a,
+                a[1],
+                a[0],
+                self.b,
+                b[1],
+                b[0],
+                beta,
+                alpha,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
 }
 
 #[cfg(test)]

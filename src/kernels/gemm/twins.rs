@@ -6,6 +6,7 @@ use super::params::Product;
 use crate::error::Result;
 use crate::kernel::Args;
 use crate::real::Real;
+use crate::threads;
 
 /// The twin of every kernel that multiplies.
 pub(super) fn multiply<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
@@ -51,6 +52,9 @@ pub(super) fn sum<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     Ok(())
 }
 
+/// Elements for which another thread is worth it: some microseconds.
+const WORTH_A_THREAD: usize = 1 << 15;
+
 /// What comes after the sums.
 struct Epilogue {
     bias: u32,
@@ -70,16 +74,39 @@ impl Epilogue {
             return;
         }
         let [start, row, col] = place.map(|v| v as usize);
-        for i in 0..m {
-            for j in 0..n {
-                let value = &mut c[start + i * row + j * col];
-                match self.bias {
-                    1 => *value += bias[j],
-                    2 => *value += bias[i],
-                    _ => {}
-                }
-                *value = self.activation.apply(*value);
+        let finish = |value: &mut R, bias: R| *value = self.activation.apply(*value + bias);
+        let bias_of = |i: usize, j: usize| match self.bias {
+            1 => bias[j],
+            2 => bias[i],
+            _ => R::ZERO,
+        };
+        if col != 1 || row < n || n == 0 {
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                finish(&mut c[start + i * row + j * col], bias_of(i, j));
             }
+            return;
         }
+        let rows = m.div_ceil((m * n / WORTH_A_THREAD).clamp(1, m.max(1)));
+        let parts = c[start..].chunks_mut(row * rows).take(m.div_ceil(rows));
+        let parts: Vec<_> = parts.enumerate().collect();
+        let workers = parts.len().min(rayon::current_num_threads());
+        threads::share_out(workers, parts, |(nth, part)| {
+            for (i, values) in (nth * rows..m).zip(part.chunks_mut(row)) {
+                let values = &mut values[..n];
+                match (self.bias, self.activation) {
+                    // A loop of its own, for vectors.
+                    (1, Activation::None) => {
+                        for (value, bias) in values.iter_mut().zip(bias) {
+                            *value += *bias;
+                        }
+                    }
+                    _ => {
+                        for (j, value) in values.iter_mut().enumerate() {
+                            finish(value, bias_of(i, j));
+                        }
+                    }
+                }
+            }
+        });
     }
 }
