@@ -31,6 +31,13 @@ fn specs() -> Vec<LayerSpec> {
         two(&cell::GRU),
         two(&cell::GRU_BEFORE),
         LayerSpec::new(&cell::RNN_TANH, INPUT, HIDDEN),
+        // So large that the CPU's threads share a step.
+        LayerSpec {
+            hidden_size: 140,
+            ..two(&cell::GRU)
+        },
+        LayerSpec::new(&cell::LSTM, INPUT, 140),
+        LayerSpec::new(&cell::RNN_RELU, INPUT, 300),
     ]
 }
 

@@ -343,7 +343,13 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let mut call = Forward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
     let block = args.constant("UNITS")? as usize;
-    let weight = unpacked(call.weight, &Blocks::forward([4, hidden, hidden], block));
+    let weight = unpacked(
+        call.weight,
+        &Blocks::forward([4, hidden, rows.terms()], block),
+    );
+    if rows.stream() {
+        return call.step(&rows, &weight);
+    }
     let mut steps = rows.steps()?.into_iter();
     steps.try_for_each(|rows| call.step(&rows, &weight))
 }
@@ -351,20 +357,22 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 /// The same in single precision with vectors and threads.
 fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let steps: Vec<StepParams> = rows.steps()?.iter().map(|rows| rows.p).collect();
-    let hidden = rows.p.hidden as usize;
-    let blocks = Blocks::forward([4, hidden, hidden], args.constant("UNITS")? as usize);
+    let (hidden, steps) = (rows.p.hidden as usize, rows.all_params(4)?);
+    let blocks = Blocks::forward([4, hidden, rows.terms()], args.constant("UNITS")? as usize);
     let call = Forward::new(args, &rows.p)?;
-    let packing = Packing::forward(4, hidden, hidden);
+    let packing = Packing::forward(4, hidden, rows.terms());
+    let mut sums = Vec::new();
+    let (gates, input) = rows.gates_and_input(call.gates, 4, &mut sums);
     let shared = ForwardArgs {
         steps: rows.all(&steps),
         save: call.save,
         act: call.act,
         weight: &fitting(&packing, call.weight, &blocks),
         bias_hh: call.bias_hh,
-        gates: call.gates,
+        gates,
         h: call.h,
         y: call.y,
+        input,
     };
     fast::forward(
         shared,

@@ -331,14 +331,58 @@ impl<'a> Rows<'a> {
         Ok(entries.map(at).collect())
     }
 
-    /// Those of a step of sequences.
-    pub(crate) fn of_step(p: StepParams, mask: &'a [u32], masked: bool) -> Self {
+    /// Those of another step of the same call.
+    pub(crate) fn of_step(steps: &Steps<'a>, p: StepParams) -> Self {
         Self {
             p,
-            mask,
-            masked,
-            stream: false,
+            mask: steps.mask,
+            masked: steps.masked,
+            stream: steps.stream,
         }
+    }
+
+    /// The steps of a kernel that runs them all; streams have one, whose sums over x have no place in
+    /// `gates` and go to rows of G·H.
+    pub(crate) fn all_params(&self, gates: usize) -> Result<Vec<StepParams>> {
+        if self.stream {
+            let own = StepParams {
+                gates_start: 0,
+                gates_row: gates as u32 * self.p.hidden,
+                ..self.p
+            };
+            return Ok(vec![own]);
+        }
+        Ok(self.steps()?.iter().map(|rows| rows.p).collect())
+    }
+
+    /// What a fast forward kernel has as `gates`, and x: for streams, which have x there, zeros, `[N, G·H]`.
+    pub(crate) fn gates_and_input<'b>(
+        &self,
+        bound: &'b mut [f32],
+        gates: usize,
+        zeros: &'b mut Vec<f32>,
+    ) -> (&'b mut [f32], Option<&'b [f32]>) {
+        if !self.stream {
+            return (bound, None);
+        }
+        zeros.resize(self.count() * gates * self.p.hidden as usize, 0.0);
+        (zeros, Some(bound))
+    }
+
+    /// What the sums of a forward kernel that runs all steps run over: h, for streams behind x and the 1
+    /// that meets b_ih.
+    pub(crate) fn terms(&self) -> usize {
+        let input = if self.stream { self.p.input + 1 } else { 0 };
+        (input + self.p.output) as usize
+    }
+
+    /// True if these are streams and no two of them are the same.
+    pub(crate) fn distinct_streams(&self) -> bool {
+        let mut streams: Vec<_> = (0..self.count()).map(|n| self.stream_at(n).0).collect();
+        streams.sort_unstable();
+        let apart = streams.windows(2).all(|pair| pair[0] != pair[1]);
+        let last = streams.last().is_none_or(|&s| s < self.p.streams as usize);
+        self.stream && apart && last
     }
 
     /// These steps as the fast twins take them.
@@ -347,6 +391,7 @@ impl<'a> Rows<'a> {
             steps,
             mask: self.mask,
             masked: self.masked,
+            stream: self.stream,
         }
     }
 

@@ -23,8 +23,10 @@ pub use matrix::Matrix;
 pub(crate) use matrix::injective;
 pub use memory::Layout;
 pub use parts::Portion;
+pub(crate) use target::DISPATCH_STEPS;
+#[cfg(feature = "gpu")]
+pub(crate) use target::GROUPS;
 pub use target::{Choice, DeviceKind, Force, Target};
-pub(crate) use target::{DISPATCH_STEPS, GROUPS};
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment
 /// that a device may ask for.

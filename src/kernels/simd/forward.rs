@@ -25,6 +25,16 @@ pub(crate) struct ForwardArgs<'a> {
     pub(crate) gates: &'a mut [f32],
     pub(crate) h: &'a mut [f32],
     pub(crate) y: &'a mut [f32],
+    /// See [`Job`](super::run::Job).
+    pub(crate) input: Option<&'a [f32]>,
+}
+
+impl ForwardArgs<'_> {
+    /// What the sums run over.
+    pub(crate) fn depth(&self, p: &StepParams) -> usize {
+        let before = if self.input.is_some() { p.input + 1 } else { 0 };
+        (before + p.output) as usize
+    }
 }
 
 /// Of those what a cell works with.

@@ -29,8 +29,8 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, manner: Manner) -> Split {
     let Some(p) = args.steps.steps.first() else {
         return Split::ALONE;
     };
-    let (hidden, output) = (p.hidden as usize, p.output as usize);
-    let (steps, weight, bias) = (args.steps, args.weight, args.bias_hh);
+    let (hidden, depth) = (p.hidden as usize, args.depth(p));
+    let (steps, weight, bias, input) = (args.steps, args.weight, args.bias_hh, args.input);
     let cell = GruForward {
         plain: args.act.are(&PLAIN),
         shared: Forward::new(args, hidden),
@@ -38,9 +38,10 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, manner: Manner) -> Split {
     let job = Job {
         cell: &cell,
         steps,
-        packing: Packing::forward(3, hidden, output),
+        packing: Packing::forward(3, hidden, depth),
         weight,
         bias,
+        input,
     };
     job.run(manner)
 }
@@ -53,6 +54,16 @@ struct GruForward<'a> {
 
 impl Cell for GruForward<'_> {
     type Row = ForwardRow;
+
+    // The reset gate is applied to those over h alone.
+    const INPUT_APART: bool = true;
+
+    fn put(&self, row: &ForwardRow, gate: usize, units: Range<usize>, sums: &[f32]) {
+        for (unit, &sum) in units.zip(sums) {
+            let at = row.gates + gate * self.shared.hidden + unit;
+            self.shared.gates.set(at, sum);
+        }
+    }
 
     fn row(&self, rows: &Rows<'_>, n: usize) -> ForwardRow {
         self.shared.row(rows, n)
@@ -216,6 +227,7 @@ pub(crate) fn backward_as(args: BackwardArgs<'_>, saved_h: &[f32], manner: Manne
         packing: Packing::backward(3, hidden, output),
         weight,
         bias: &[],
+        input: None,
     };
     job.run(manner)
 }

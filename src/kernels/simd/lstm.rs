@@ -39,8 +39,8 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, own: LstmArgs<'_>, manner: Manne
     let Some(p) = args.steps.steps.first() else {
         return Split::ALONE;
     };
-    let (hidden, output) = (p.hidden as usize, p.output as usize);
-    let (steps, weight, bias) = (args.steps, args.weight, args.bias_hh);
+    let (hidden, depth) = (p.hidden as usize, args.depth(p));
+    let (steps, weight, bias, input) = (args.steps, args.weight, args.bias_hh, args.input);
     let cell = LstmForward {
         plain: args.act.are(&PLAIN) && !own.options.any(),
         options: own.options,
@@ -51,9 +51,10 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, own: LstmArgs<'_>, manner: Manne
     let job = Job {
         cell: &cell,
         steps,
-        packing: Packing::forward(4, hidden, output),
+        packing: Packing::forward(4, hidden, depth),
         weight,
         bias,
+        input,
     };
     job.run(manner)
 }
@@ -288,6 +289,7 @@ pub(crate) fn backward_as(
         packing: Packing::backward(4, hidden, output),
         weight,
         bias: &[],
+        input: None,
     };
     job.run(manner)
 }

@@ -43,8 +43,8 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, manner: Manner) -> Split {
     let Some(p) = args.steps.steps.first() else {
         return Split::ALONE;
     };
-    let (hidden, output) = (p.hidden as usize, p.output as usize);
-    let (steps, weight, bias) = (args.steps, args.weight, args.bias_hh);
+    let (hidden, depth) = (p.hidden as usize, args.depth(p));
+    let (steps, weight, bias, input) = (args.steps, args.weight, args.bias_hh, args.input);
     let cell = RnnForward {
         kind: Kind::of(&args.act),
         shared: Forward::new(args, hidden),
@@ -52,9 +52,10 @@ pub(crate) fn forward_as(args: ForwardArgs<'_>, manner: Manner) -> Split {
     let job = Job {
         cell: &cell,
         steps,
-        packing: Packing::forward(1, hidden, output),
+        packing: Packing::forward(1, hidden, depth),
         weight,
         bias,
+        input,
     };
     job.run(manner)
 }
@@ -162,6 +163,7 @@ pub(crate) fn backward_as(args: BackwardArgs<'_>, manner: Manner) -> Split {
         packing: Packing::backward(1, hidden, output),
         weight,
         bias: &[],
+        input: None,
     };
     job.run(manner)
 }

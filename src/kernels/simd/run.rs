@@ -22,16 +22,18 @@ pub(crate) struct Steps<'a> {
     pub(crate) mask: &'a [u32],
     /// Whether it is to be read.
     pub(crate) masked: bool,
+    /// Whether there is one step of streams, which the mask lists.
+    pub(crate) stream: bool,
 }
 
 impl<'a> Steps<'a> {
     fn rows(&self, step: usize) -> Rows<'a> {
-        Rows::of_step(self.steps[step], self.mask, self.masked)
+        Rows::of_step(self, self.steps[step])
     }
 
     /// N: the most sequences that a step has.
     fn sequences(&self) -> usize {
-        let counts = self.steps.iter().map(|p| p.count as usize);
+        let counts = (0..self.steps.len()).map(|step| self.rows(step).count());
         counts.max().unwrap_or(0)
     }
 }
@@ -55,6 +57,13 @@ pub(crate) trait Cell: Sync {
 
     /// Asks for what [`Self::finish`] will read of some units.
     fn prefetch(&self, row: &Self::Row, units: Range<usize>);
+
+    /// Whether the sums over x, where it has those, are to stay apart from those over h, and are taken by
+    /// [`Self::put`].
+    const INPUT_APART: bool = false;
+
+    /// Takes sums over x: those of a gate of some units.
+    fn put(&self, _row: &Self::Row, _gate: usize, _units: Range<usize>, _sums: &[f32]) {}
 
     /// Does what follows the products of a tile.
     fn finish<S: Simd>(&self, simd: S, tile: &mut Tile<'_, Self::Row>);
@@ -80,6 +89,8 @@ pub(crate) struct Tile<'a, Row> {
     /// What was multiplied: `depth` numbers for each sequence, if they have a product.
     operand: &'a [f32],
     depth: usize,
+    /// How many of them come before h.
+    before: usize,
 }
 
 /// As many units of a sequence as a vector has lanes, or fewer.
@@ -158,10 +169,10 @@ impl<'a, Row: Copy> Tile<'a, Row> {
         self.sums[units.panel + gate][units.nth * S::F32_LANES + unit - units.first]
     }
 
-    /// What was multiplied for the units, where that is as wide as they are.
+    /// What was multiplied for the units, where that is h.
     #[inline(always)]
     pub(crate) fn operand<S: Simd>(&self, simd: S, units: Units) -> S::f32s {
-        units.of(simd, self.operand, units.row * self.depth)
+        units.of(simd, self.operand, units.row * self.depth + self.before)
     }
 }
 
@@ -205,6 +216,8 @@ pub(crate) struct Job<'a, C> {
     pub(crate) weight: &'a [f32],
     /// What the products start from, `[gates, units]`; zeros if it is empty.
     pub(crate) bias: &'a [f32],
+    /// For streams x `[N, I]`, which is multiplied too, with a 1 behind it, before h.
+    pub(crate) input: Option<&'a [f32]>,
 }
 
 impl<C: Cell> Job<'_, C> {
@@ -269,6 +282,10 @@ impl<C: Cell> Job<'_, C> {
     }
 
     fn apart(&self) -> bool {
+        if let (true, [p]) = (self.steps.stream, self.steps.steps) {
+            let rows = self.steps.rows(0);
+            return rows.distinct_streams() && p.y_row >= p.output;
+        }
         let mut touched = [(); BUFFERS].map(|()| Touched::default());
         let mut distinct = true;
         for step in 0..self.steps.steps.len() {
@@ -368,8 +385,60 @@ impl<C: Cell> Worker<'_, C> {
             .saturating_sub(start)
             .min(scratch.rows.len());
         let operand = scratch.operand.chunks_exact_mut(self.job.packing.depth);
-        for (row, to) in scratch.rows[..scratch.multiplied].iter().zip(operand) {
+        for (n, (row, to)) in (start..).zip(scratch.rows[..scratch.multiplied].iter().zip(operand))
+        {
+            let (before, to) = to.split_at_mut(self.before());
+            if let (Some(x), Some((one, to))) = (self.job.input, before.split_last_mut()) {
+                to.copy_from_slice(&x[n * to.len()..][..to.len()]);
+                *one = 1.0;
+            }
             cell.operand(row, to);
+        }
+    }
+
+    /// How many terms come before those of h.
+    fn before(&self) -> usize {
+        match (self.job.input, self.job.steps.steps) {
+            (Some(_), [p, ..]) => p.input as usize + 1,
+            _ => 0,
+        }
+    }
+
+    /// Multiplies the terms before those of h for a tile, and has the sums put where the cell wants them.
+    #[inline(always)]
+    fn input<S: Simd>(&self, simd: S, blocks: &Range<usize>, tile: &mut Tile<'_, C::Row>) {
+        let Packing {
+            gates,
+            block: units,
+            units: all,
+            depth,
+            ..
+        } = self.job.packing;
+        let (panels, rows, terms) = (tile.panels, tile.rows, 0..self.before());
+        let zeros = [[0.0; LANES]; PANELS];
+        for block in blocks.clone() {
+            let sums = &mut tile.sums[..rows.len() * panels];
+            let mut product = Product {
+                operand: tile.operand,
+                depth,
+                rows: rows.len(),
+                panels,
+                weights: self.weights(block, terms.clone()),
+                terms: terms.clone(),
+                start: Some(&zeros[..panels]),
+                sums,
+                ahead: &[],
+            };
+            product.multiply(simd);
+            let own = block * units..((block + 1) * units).min(all);
+            for (row, sums) in rows.iter().zip(sums.chunks_exact(panels)) {
+                let of_gates = sums.as_flattened().chunks_exact(units).take(gates);
+                for (gate, sums) in of_gates.enumerate() {
+                    self.job
+                        .cell
+                        .put(row, gate, own.clone(), &sums[..own.len()]);
+                }
+            }
         }
     }
 
@@ -397,8 +466,8 @@ impl<C: Cell> Worker<'_, C> {
             let last = chunk + 1 == chunks;
             let ahead = match &next {
                 _ if !fetch => &[],
-                _ if !last => self.weights(blocks.start, share(depth, chunk + 1, chunks)),
-                Some(next) => self.weights(next.start, share(depth, 0, chunks)),
+                _ if !last => self.weights(blocks.start, self.terms(chunk + 1, chunks)),
+                Some(next) => self.weights(next.start, self.terms(0, chunks)),
                 None => &[],
             };
             for nth in 0..tiles {
@@ -410,10 +479,13 @@ impl<C: Cell> Worker<'_, C> {
                     for row in tile.rows {
                         cell.prefetch(row, tile.first..tile.end);
                     }
+                    if C::INPUT_APART && self.before() > 0 {
+                        self.input(simd, &blocks, &mut tile);
+                    }
                 }
                 let sums = tile.sums.chunks_exact_mut(tile.rows.len() * panels);
                 for (block, sums) in blocks.clone().zip(sums) {
-                    let terms = share(depth, chunk, chunks);
+                    let terms = self.terms(chunk, chunks);
                     let start = &self.start[block * panels..(block + 1) * panels];
                     let mut product = Product {
                         operand: tile.operand,
@@ -468,7 +540,16 @@ impl<C: Cell> Worker<'_, C> {
             sums,
             operand,
             depth: packing.depth,
+            before: self.before(),
         }
+    }
+
+    /// The terms of a chunk of the sums.
+    #[inline(always)]
+    fn terms(&self, chunk: usize, chunks: usize) -> Range<usize> {
+        let first = if C::INPUT_APART { self.before() } else { 0 };
+        let terms = share(self.job.packing.depth - first, chunk, chunks);
+        first + terms.start..first + terms.end
     }
 
     /// The weights of some terms of a block.

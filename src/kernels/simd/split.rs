@@ -28,9 +28,8 @@ pub(crate) struct Work {
     pub(crate) steps: usize,
 }
 
-/// Multiplications below which a call is not worth a second thread, which takes some microseconds to
-/// wake up.
-const SMALL_CALL: usize = 1 << 21;
+/// Multiplications below which a call is not worth a second thread: they take some microseconds.
+const SMALL_CALL: usize = 1 << 18;
 /// Multiplications of a step below which its workers would mostly wait for each other.
 const SMALL_STEP: usize = 1 << 16;
 /// Weights of which every core can keep all in its own cache: 1 MiB.
@@ -102,12 +101,14 @@ mod tests {
     fn rule() {
         // One thread, a single step, one short sequence.
         assert_eq!(split(64, 256, 100, 1), [1, 1]);
-        assert_eq!(split(1, 256, 1, 2), [1, 1]);
+        assert_eq!(split(1, 128, 1, 2), [1, 1]);
         assert_eq!(split(1, 16, 4096, 2), [1, 1]);
         // Weights that fit a core's cache.
         assert_eq!(split(64, 128, 100, 2), [2, 1]);
         assert_eq!(split(64, 128, 100, 64), [16, 4]);
         assert_eq!(split(16, 24, 512, 2), [2, 1]);
+        // A single step of many.
+        assert_eq!(split(1, 256, 1, 2), [1, 2]);
         // Weights that do not, and few sequences.
         assert_eq!(split(64, 1024, 25, 2), [1, 2]);
         assert_eq!(split(1, 256, 500, 2), [1, 2]);

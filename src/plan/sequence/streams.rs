@@ -3,15 +3,16 @@
 //!
 //! A step reads which streams advance from a list in the device's memory, so one plan serves every
 //! subset. The kernels are those of whole sequences; with `STREAM` they also take the product with
-//! the input, from weights packed as `[I + 1 + P, G·H]`: W_ih, b_ih and W_hh, transposed, or in the forms
-//! over quads as `[quads, I + 1 + P, 4]`. h has two
-//! halves per stream, read and written by turns, since every unit of a stream reads all of them.
+//! the input, from weights packed as `[I + 1 + P, G·H]`: W_ih, b_ih and W_hh, transposed, in the forms
+//! over quads as `[quads, I + 1 + P, 4]`, on the CPU in the blocks of the kernel that runs all steps. h has
+//! two halves per stream, read and written by turns, since every unit of a stream reads all of them.
 
-use super::buffers::{LevelWeights, Weights, sizes};
+use super::buffers::{LevelWeights, Weights, blocks_forward, sizes};
 use super::call::check_sequences;
-use super::form::{Shape, Way, plain, shaped};
+use super::form::{Shape, Shaped, Way, plain, shaped};
 use super::spec::{LayerSpec, Level};
 use super::step::{bindings, constants, cost, numbers};
+use super::strategy::{Strategy, choose};
 use super::{BufferId, Builder, Role};
 use crate::cell::Pass;
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ use crate::kernels::index;
 use crate::kernels::pack::Blocks;
 use crate::kernels::step::StepParams;
 use crate::kernels::transpose::transpose_to;
-use crate::plan::Dispatch;
+use crate::plan::{DeviceKind, Dispatch, Grid, Target};
 
 /// The buffers of a layer's streams.
 #[derive(Debug, Clone)]
@@ -125,12 +126,9 @@ fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
         states
             .c
             .push(with_c.then(|| b.float(&name("c"), &[count, hidden], Role::State)));
-        let shape = match plain(spec, b.target(), Way::Forward) {
-            true => vec![rows, spec.width()],
-            false => {
-                let [gates, hidden, _] = sizes(spec);
-                vec![Blocks::quads([gates, hidden, rows]).len()]
-            }
+        let shape = match packing(spec, b.target(), rows) {
+            None => vec![rows, spec.width()],
+            Some([_, blocks]) => vec![blocks.len()],
         };
         let packed = b.float(&name("weight_stream"), &shape, Role::Saved);
         states.packed.push(packed);
@@ -143,7 +141,29 @@ fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
     states
 }
 
-/// Packs W_ih, b_ih and W_hh of a level: as terms of quads, or one on top of the other transposed.
+/// How W_ih and W_hh are packed as if they had so many terms, unless they are just transposed: for quads,
+/// or for the kernel that runs all steps, which on the CPU runs that of streams too.
+fn packing(spec: &LayerSpec, target: &Target, terms: usize) -> Option<[Blocks; 2]> {
+    let [gates, hidden, _] = sizes(spec);
+    if whole(spec, target).is_some() {
+        let block = blocks_forward(spec, target).block;
+        return Some([Blocks::forward([gates, hidden, terms], block); 2]);
+    }
+    (!plain(spec, target, Way::Forward)).then(|| {
+        let of_h = Blocks::quads([gates, hidden, terms]);
+        [Blocks::quads_of_input([gates, hidden, terms]), of_h]
+    })
+}
+
+/// The kernel of all steps, where it runs the step of streams: on the CPU, whose fast twins it has.
+fn whole(spec: &LayerSpec, target: &Target) -> Option<&'static Pass> {
+    let on_cpu = target.kind == DeviceKind::Cpu;
+    let by_it = on_cpu && choose(spec, target).0 == Strategy::Sequence;
+    let [forward, _] = spec.cell.sequence.as_ref()?;
+    by_it.then_some(forward)
+}
+
+/// Packs W_ih, b_ih and W_hh of a level: as [`packing`] says, or one on top of the other transposed.
 fn pack(
     b: &mut Builder,
     spec: &LayerSpec,
@@ -154,16 +174,24 @@ fn pack(
     let (input, width) = (level.input_size, spec.width());
     // Without biases zeros stand in.
     let bias = weights.bias_ih.unwrap_or(weights.bias_hh);
-    if !plain(spec, b.target(), Way::Forward) {
-        let [gates, hidden, output] = sizes(spec);
-        let of_x = Blocks::quads_of_input([gates, hidden, input]);
+    let (hidden, output) = (spec.hidden_size, spec.output_size());
+    let all = input + 1 + output;
+    if let Some([x, h]) = packing(spec, b.target(), all) {
+        let of_x = Blocks {
+            size: input,
+            strides: [hidden * input, input, 1],
+            ..x
+        };
         let of_bias = Blocks {
             size: 1,
             strides: [hidden, 1, 0],
-            ..of_x
+            ..x
         };
-        let of_h = Blocks::quads([gates, hidden, output]);
-        let all = input + 1 + output;
+        let of_h = Blocks {
+            size: output,
+            strides: [hidden * output, output, 1],
+            ..h
+        };
         of_x.push_part(b, weights.weight_ih, packed, 0, all)?;
         of_bias.push_part(b, bias, packed, input, all)?;
         return of_h.push_part(b, weights.weight_hh, packed, input + 1, all);
@@ -209,7 +237,24 @@ fn step(
     ];
     let flags = [("SAVE", 0), ("MASKED", 0), ("STREAM", 1)];
     let shape = Shape::streams(spec, level.input_size, count);
-    let shaped = shaped(spec, b.target(), pass, &shape);
+    let target = *b.target();
+    let shaped = match whole(spec, &target) {
+        Some(pass) => {
+            let name = Strategy::Sequence.name();
+            b.chose(
+                "step of streams",
+                name,
+                "on the CPU one call runs all of a step",
+            );
+            Shaped {
+                pass: *pass,
+                constants: vec![("UNITS", blocks_forward(spec, &target).block as u32)],
+                grid: Grid::Groups([1, 1, 1]),
+                chosen: None,
+            }
+        }
+        None => shaped(spec, &target, pass, &shape),
+    };
     if let Some((form, why)) = &shaped.chosen {
         b.chose("step of streams", form.name(), why);
     }

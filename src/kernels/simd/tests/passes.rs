@@ -52,6 +52,7 @@ fn forward(shape: &Shape, steps: &[StepParams], buffers: &mut Buffers, manner: M
             steps,
             mask: &buffers.mask,
             masked: shape.masked,
+            stream: false,
         },
         save: shape.training,
         act: shape.act(kernel(shape, Pass::Forward)),
@@ -60,6 +61,7 @@ fn forward(shape: &Shape, steps: &[StepParams], buffers: &mut Buffers, manner: M
         gates: &mut buffers.gates,
         h: &mut buffers.h,
         y: &mut buffers.y,
+        input: None,
     };
     match shape.gates {
         4 => {
@@ -84,6 +86,7 @@ fn backward(shape: &Shape, steps: &[StepParams], buffers: &mut Buffers, manner: 
             steps,
             mask: &buffers.mask,
             masked: shape.masked,
+            stream: false,
         },
         act: shape.act(kernel(shape, Pass::Backward)),
         weight: &weight,
