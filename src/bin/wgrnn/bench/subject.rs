@@ -1,10 +1,14 @@
 //! A layer's call on a device, ready to be timed, and whether its results are right.
+//!
+//! A shape of the group `stream` is a step of [`Streams`], which is what a layer has for such use; all
+//! others are calls of whole sequences.
 
 use wgrnn::check::{compare, tolerance};
+use wgrnn::ndarray::Axis;
 use wgrnn::rng::Rng;
-use wgrnn::{Context, Error, Layer, Result, Sequence};
+use wgrnn::{Context, Error, Layer, Program, Result, Sequence, Streams};
 
-use super::shapes::{Mode, Shape};
+use super::shapes::{Group, Mode, Shape};
 
 /// The floating-point operations that the oracle may spend on a shape; it runs fewer steps where all
 /// of them would cost more.
@@ -33,11 +37,68 @@ impl Inputs {
     }
 
     /// Puts them on the device. The initial state is zeros, as it was allocated.
-    pub(super) fn write(&self, call: &Sequence, mode: Mode) -> Result<()> {
-        call.x().write(&self.x)?;
-        match mode {
-            Mode::Infer => Ok(()),
-            Mode::Train => call.dy()?.write(&self.dy),
+    pub(super) fn write(&self, call: &Call, mode: Mode) -> Result<()> {
+        match (call, mode) {
+            (Call::Streams(call), _) => call.x().write(&self.x),
+            (Call::Sequence(call), Mode::Infer) => call.x().write(&self.x),
+            (Call::Sequence(call), Mode::Train) => {
+                call.x().write(&self.x)?;
+                call.dy()?.write(&self.dy)
+            }
+        }
+    }
+}
+
+/// What is timed.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
+pub(super) enum Call {
+    Sequence(Sequence),
+    /// One step of all of them.
+    Streams(Streams),
+}
+
+impl Call {
+    pub(super) fn new(layer: &Layer, shape: &Shape, mode: Mode) -> Result<Self> {
+        let stream = shape.group == Group::Stream && shape.steps == 1 && mode == Mode::Infer;
+        match stream && !shape.spec().bidirectional {
+            true => Ok(Self::Streams(layer.streams(shape.batch)?)),
+            false => Self::sequence(layer, shape, mode, shape.steps),
+        }
+    }
+
+    fn sequence(layer: &Layer, shape: &Shape, mode: Mode, steps: usize) -> Result<Self> {
+        let call = layer.sequence(&shape.call(mode, steps))?;
+        Ok(Self::Sequence(call))
+    }
+
+    pub(super) fn program(&self) -> &Program {
+        match self {
+            Self::Sequence(call) => call.program(),
+            Self::Streams(call) => call.program(),
+        }
+    }
+
+    /// The sections of its plan that are timed.
+    pub(super) fn sections(&self, mode: Mode) -> &'static [&'static str] {
+        match (self, mode) {
+            (Self::Streams(_), _) => &["step"],
+            (_, Mode::Infer) => &["forward"],
+            (_, Mode::Train) => &["forward", "backward"],
+        }
+    }
+
+    /// Submits it.
+    pub(super) fn submit(&self, mode: Mode) -> Result<()> {
+        match self {
+            Self::Streams(call) => {
+                let all: Vec<usize> = (0..call.count()).collect();
+                call.advance(&all)?;
+                call.run_step()
+            }
+            Self::Sequence(call) => {
+                let mut sections = self.sections(mode).iter();
+                sections.try_for_each(|section| call.program().run(section))
+            }
         }
     }
 }
@@ -47,27 +108,13 @@ pub(super) fn layer(context: &Context, shape: &Shape) -> Result<Layer> {
     Layer::new(context, shape.spec(), 1)
 }
 
-/// The sections of a call's plan that are timed.
-pub(super) fn sections(mode: Mode) -> &'static [&'static str] {
-    match mode {
-        Mode::Infer => &["forward"],
-        Mode::Train => &["forward", "backward"],
-    }
-}
-
-/// Submits what is timed.
-pub(super) fn submit(call: &Sequence, mode: Mode) -> Result<()> {
-    let mut sections = sections(mode).iter();
-    sections.try_for_each(|section| call.program().run(section))
-}
-
 /// How many steps the oracle can run with so many operations.
 fn affordable(shape: &Shape, mode: Mode, flops: f64) -> usize {
     let most = flops / shape.flops(mode, 1);
     (most as usize).max(FEWEST_STEPS).min(shape.steps)
 }
 
-/// Compares what a finished call left with the oracle in double precision: y, the final state and, in
+/// Compares what a call left that ran once with the oracle in double precision: y, the final state and, in
 /// training, the gradients of x and of every weight. Where the oracle would need more than `flops`, another
 /// call of the same layer over fewer steps is compared in its place; of this one are compared the first
 /// steps of y, if there is one direction, and that its numbers are finite. Returns the steps that were
@@ -77,7 +124,7 @@ fn affordable(shape: &Shape, mode: Mode, flops: f64) -> usize {
 /// [`Error::Value`] with the first result outside the tolerance; if the device fails.
 pub(super) fn verify(
     layer: &Layer,
-    call: &Sequence,
+    call: &Call,
     shape: &Shape,
     mode: Mode,
     flops: f64,
@@ -85,9 +132,9 @@ pub(super) fn verify(
     let steps = affordable(shape, mode, flops);
     let inputs = Inputs::draw(shape, mode, steps);
     let run = |layer: &Layer| -> Result<Vec<(String, Vec<f64>)>> {
-        let short = layer.sequence(&shape.call(mode, steps))?;
+        let short = Call::sequence(layer, shape, mode, steps)?;
         inputs.write(&short, mode)?;
-        submit(&short, mode)?;
+        short.submit(mode)?;
         results(&short, mode)
     };
     let want = run(&self::layer(&Context::cpu_f64(), shape)?)?;
@@ -146,7 +193,11 @@ fn wrong(expected: String, got: impl std::fmt::Display) -> Error {
     }
 }
 
-fn results(call: &Sequence, mode: Mode) -> Result<Vec<(String, Vec<f64>)>> {
+fn results(call: &Call, mode: Mode) -> Result<Vec<(String, Vec<f64>)>> {
+    let call = match call {
+        Call::Sequence(call) => call,
+        Call::Streams(call) => return results_of_streams(call),
+    };
     let mut tensors = vec![
         ("y".to_owned(), call.y().clone()),
         ("hn".to_owned(), call.hn().clone()),
@@ -159,6 +210,24 @@ fn results(call: &Sequence, mode: Mode) -> Result<Vec<(String, Vec<f64>)>> {
     }
     let read = |(name, tensor): (String, wgrnn::Tensor)| Ok((name, tensor.read_f64()?));
     tensors.into_iter().map(read).collect()
+}
+
+/// y `[N, P]` and, layer by layer, h of all streams, as a sequence of one step has them.
+fn results_of_streams(call: &Streams) -> Result<Vec<(String, Vec<f64>)>> {
+    let states = (0..call.count()).map(|n| call.state(n));
+    let states: Vec<_> = states.collect::<Result<_>>()?;
+    let layers = states.first().map_or(0, |state| state.h.shape()[0]);
+    let of_layer = |layer| {
+        let rows = states
+            .iter()
+            .map(move |state| state.h.index_axis(Axis(0), layer));
+        rows.flat_map(|row| row.iter().map(|&h| f64::from(h)).collect::<Vec<_>>())
+    };
+    let hn = (0..layers).flat_map(of_layer).collect();
+    Ok(vec![
+        ("y".to_owned(), call.y().read_f64()?),
+        ("hn".to_owned(), hn),
+    ])
 }
 
 #[cfg(test)]
@@ -174,10 +243,13 @@ mod tests {
     fn check(text: &str, flops: f64, change: impl Fn(&Sequence)) -> Result<usize> {
         let shape = &parse(text).unwrap()[0];
         let layer = layer(&Context::cpu(), shape)?;
-        let call = layer.sequence(&shape.call(Mode::Train, shape.steps))?;
+        let call = Call::new(&layer, shape, Mode::Train)?;
         Inputs::draw(shape, Mode::Train, shape.steps).write(&call, Mode::Train)?;
-        submit(&call, Mode::Train)?;
-        change(&call);
+        call.submit(Mode::Train)?;
+        match &call {
+            Call::Sequence(call) => change(call),
+            Call::Streams(_) => panic!("training by streams"),
+        }
         verify(&layer, &call, shape, Mode::Train, flops)
     }
 
@@ -201,6 +273,31 @@ mod tests {
             let change = |call: &Sequence| set(&call.gradients().unwrap()[nth].1, 2, -9.0);
             found("grad.", &change);
         }
+    }
+
+    #[test]
+    fn a_step_of_streams() {
+        let text = SHAPE
+            .replace("steps = 9", "steps = 1")
+            .replace("train", "infer")
+            .replace("small", "stream");
+        let shape = &parse(&text).unwrap()[0];
+        let layer = layer(&Context::cpu(), shape).unwrap();
+        let check = |change: &dyn Fn(&Streams)| {
+            let call = Call::new(&layer, shape, Mode::Infer)?;
+            Inputs::draw(shape, Mode::Infer, 1).write(&call, Mode::Infer)?;
+            call.submit(Mode::Infer)?;
+            match &call {
+                Call::Sequence(_) => panic!("a sequence"),
+                Call::Streams(call) => change(call),
+            }
+            verify(&layer, &call, shape, Mode::Infer, ORACLE)
+        };
+        assert_eq!(check(&|_| ()).unwrap(), 1);
+        let e = check(&|call| set(call.y(), 11, 0.9)).unwrap_err();
+        assert!(e.to_string().contains("y[11] within"), "{e}");
+        let e = check(&|call| call.reset(1).unwrap()).unwrap_err();
+        assert!(e.to_string().contains("hn["), "{e}");
     }
 
     #[test]

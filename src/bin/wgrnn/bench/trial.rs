@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use wgrnn::plan::{Force, Plan, Role};
-use wgrnn::{Context, Error, Result, Sequence};
+use wgrnn::{Context, Error, Result};
 
 use super::measure::{self, Limits, Samples};
 use super::profile::{self, KernelTime};
 use super::shapes::{Mode, Shape};
-use super::subject;
+use super::subject::{self, Call};
 use crate::floor::{Floor, Peaks, floor};
 
 /// The part of the time for wall samples that each further measurement gets.
@@ -66,11 +66,11 @@ pub(super) struct Setup {
 /// If a result is wrong, or the device fails or cannot hold it.
 pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -> Result<Trial> {
     let limits = setup.limits;
-    let sections = subject::sections(mode);
     let layer = subject::layer(context, shape)?;
     let inputs = subject::Inputs::draw(shape, mode, shape.steps);
     let start = Instant::now();
-    let call = layer.sequence(&shape.call(mode, shape.steps))?;
+    let call = Call::new(&layer, shape, mode)?;
+    let sections = call.sections(mode);
     inputs.write(&call, mode)?;
     let first = wall(&call, mode)?;
     let cold = start.elapsed().as_secs_f64();
@@ -132,16 +132,16 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
 }
 
 /// The time of one call until the device is done.
-fn wall(call: &Sequence, mode: Mode) -> Result<f64> {
+fn wall(call: &Call, mode: Mode) -> Result<f64> {
     measure::once(|| {
-        subject::submit(call, mode)?;
+        call.submit(mode)?;
         call.program().context().wait()
     })
 }
 
 /// The device's own time; without timestamps a note says so.
 fn on_device(
-    call: &Sequence,
+    call: &Call,
     sections: &[&str],
     limits: Limits,
     notes: &mut Vec<String>,
@@ -159,12 +159,12 @@ fn on_device(
 
 /// The time of a call when so many are submitted before the first wait that the device always has one
 /// to go on with.
-fn in_flight(call: &Sequence, mode: Mode, one: f64) -> Result<f64> {
+fn in_flight(call: &Call, mode: Mode, one: f64) -> Result<f64> {
     let (time, most) = IN_FLIGHT;
     let count = (time.as_secs_f64() / one).clamp(2.0, most).round();
     let seconds = measure::once(|| {
         for _ in 0..count as usize {
-            subject::submit(call, mode)?;
+            call.submit(mode)?;
         }
         call.program().context().wait()
     })?;
@@ -191,7 +191,8 @@ fn strategy(plan: &Plan, sections: &[&str]) -> String {
     let kernels: Vec<_> = kept.map(|(name, n)| format!("{n} x {name}")).collect();
     let kernels = kernels.join(", ");
     let choices = plan.choices().iter();
-    let mut chosen = choices.filter(|c| c.what == "steps of the layer");
+    let mut chosen =
+        choices.filter(|c| ["steps of the layer", "step of streams"].contains(&&*c.what));
     match chosen.next() {
         Some(choice) => format!("{}: {kernels}", choice.chosen),
         None => kernels,
