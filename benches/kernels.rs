@@ -21,9 +21,9 @@ fn ready(context: &Context, kernel: &'static Kernel) -> Result<Program> {
     for (id, data) in &sample.data {
         let tensor = program.tensor(*id);
         match (data, tensor.element()) {
-            (Data::Float(v), Element::Float) => tensor.write(v)?,
+            (Data::Float(v), Element::Float | Element::Half) => tensor.write(v)?,
             (Data::Uint(v), Element::Uint) => tensor.write_uint(v)?,
-            (Data::Float(_), Element::Uint) | (Data::Uint(_), Element::Float) => {
+            (Data::Float(_), Element::Uint) | (Data::Uint(_), Element::Float | Element::Half) => {
                 panic!("{}: the sample has other data than its buffer", kernel.name)
             }
         }
@@ -62,7 +62,7 @@ fn agree(program: &Program, oracle: &Program) -> Result<()> {
 
 fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     match tensor.element() {
-        Element::Float => tensor.read_f64(),
+        Element::Float | Element::Half => tensor.read_f64(),
         Element::Uint => Ok(tensor.read_uint()?.into_iter().map(f64::from).collect()),
     }
 }

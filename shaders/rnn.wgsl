@@ -67,6 +67,10 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     store_forward(n + 3u, j, input.w, a.w);
 }
 
+// What `sequence` reads: W_hh in blocks.
+@group(0) @binding(3) var<storage, read> weight_blocks: array<Weight>;
+@group(0) @binding(3) var<storage, read> weight_blocks_back: array<Weight>;
+
 // Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
 fn four_weight_hh_t(row: u32, nth: u32) -> vec4f {
     var w = vec4f();
@@ -75,7 +79,7 @@ fn four_weight_hh_t(row: u32, nth: u32) -> vec4f {
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = weight_hh_t[at + k * 1u * UNITS];
+                w[i] = block_weight(at + k * 1u * UNITS);
             }
         }
     }
@@ -89,7 +93,7 @@ fn sums_forward(local: u32) {
         for (var n = 0u; n < TILE; n++) {
             var sum = 0.0;
             for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[n * TERMS_ROW + k] * weight_hh_t[weights + k * 1u * UNITS];
+                sum += memory[n * TERMS_ROW + k] * block_weight(weights + k * 1u * UNITS);
             }
             memory[TILE * TERMS_ROW + n * 1u * PADDED + r] = sum;
         }
@@ -225,7 +229,7 @@ fn four_weight_hh(row: u32, nth: u32) -> vec4f {
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = weight_hh[at + k * UNITS];
+                w[i] = block_weight_back(at + k * UNITS);
             }
         }
     }
@@ -241,7 +245,7 @@ fn sums_backward(local: u32) {
             let terms = (n * 1u + gate) * TERMS_ROW;
             var sum = 0.0;
             for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[terms + k] * weight_hh[weights + k * UNITS];
+                sum += memory[terms + k] * block_weight_back(weights + k * UNITS);
             }
             memory[TILE * 1u * TERMS_ROW + n * 1u * PADDED + r] = sum;
         }
@@ -311,9 +315,9 @@ fn sequence_backward(
 
 // What `quads` asks of a cell: a quad is four units.
 
-@group(0) @binding(3) var<storage, read> weight_quads: array<vec4f>;
+@group(0) @binding(3) var<storage, read> weight_quads: array<FourWeights>;
 // `weight_hh` of the step back.
-@group(0) @binding(3) var<storage, read> weight_quads_back: array<vec4f>;
+@group(0) @binding(3) var<storage, read> weight_quads_back: array<FourWeights>;
 
 const GATES: u32 = 1u;
 const QUAD_UNITS: u32 = 4u;

@@ -85,7 +85,8 @@ impl fmt::Debug for Cell {
 }
 
 /// A kernel of a step in the forms that [`StepForm`](crate::plan::sequence::StepForm) lists behind the plain
-/// one. Their weights are bound as `weight_quads` and, back, `weight_quads_back`.
+/// one. Their weights are bound as `weight_quads` and, back, `weight_quads_back`, and those of the kernels that
+/// run all steps as `weight_blocks` and `weight_blocks_back`: floats, or 16-bit floats with the constant `HALF`.
 #[derive(Debug, Clone, Copy)]
 pub struct Forms {
     /// In registers alone.

@@ -27,6 +27,7 @@ const SHARED: &[(&str, &str)] = &[
     ("flat", include_str!("../shaders/shared/flat.wgsl")),
     ("gates", include_str!("../shaders/shared/gates.wgsl")),
     ("gemm", include_str!("../shaders/shared/gemm.wgsl")),
+    ("half", include_str!("../shaders/shared/half.wgsl")),
     ("philox", include_str!("../shaders/shared/philox.wgsl")),
     ("quads", include_str!("../shaders/shared/quads.wgsl")),
     ("sequence", include_str!("../shaders/shared/sequence.wgsl")),

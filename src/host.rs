@@ -30,11 +30,11 @@ impl Host {
                 let (cells, start) = aligned(len)?;
                 (Self::Uint(RwLock::new(cells)), start)
             }
-            (Element::Float, Dtype::F32) => {
+            (Element::Float | Element::Half, Dtype::F32) => {
                 let (cells, start) = aligned(len)?;
                 (Self::F32(RwLock::new(cells)), start)
             }
-            (Element::Float, Dtype::F64) => {
+            (Element::Float | Element::Half, Dtype::F64) => {
                 let (cells, start) = aligned(len)?;
                 (Self::F64(RwLock::new(cells)), start)
             }

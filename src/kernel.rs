@@ -74,6 +74,8 @@ pub struct Binding {
     pub access: Access,
     /// What it holds.
     pub element: Element,
+    /// The constant that is 1 where its floats are [`Element::Half`], for a kernel that reads both.
+    pub half: Option<&'static str>,
 }
 
 impl Binding {
@@ -83,6 +85,7 @@ impl Binding {
             name,
             access: Access::Read,
             element: Element::Float,
+            half: None,
         }
     }
 
@@ -92,6 +95,7 @@ impl Binding {
             name,
             access: Access::ReadWrite,
             element: Element::Float,
+            half: None,
         }
     }
 
@@ -101,16 +105,30 @@ impl Binding {
             name,
             access: Access::Write,
             element: Element::Float,
+            half: None,
         }
     }
 
     /// The same binding over unsigned integers.
     pub const fn uint(self) -> Self {
         Self {
-            name: self.name,
-            access: self.access,
             element: Element::Uint,
+            ..self
         }
+    }
+
+    /// The same binding, which may also be over 16-bit floats: a plan then sets the constant to 1, and
+    /// to 0 over floats.
+    pub const fn or_half(self, constant: &'static str) -> Self {
+        Self {
+            half: Some(constant),
+            ..self
+        }
+    }
+
+    /// Whether a buffer of this element may be bound.
+    pub fn takes(&self, element: Element) -> bool {
+        element == self.element || (element == Element::Half && self.half.is_some())
     }
 }
 
@@ -130,13 +148,21 @@ pub enum Access {
 pub enum Element {
     /// `f32` on a GPU, the context's own type on the CPU.
     Float,
+    /// 16-bit floats: on a GPU two to a word, the first in the lower half; on the CPU the context's own
+    /// type with numbers that were rounded to them.
+    Half,
     /// `u32`: token ids, counters.
     Uint,
 }
 
 impl Element {
-    /// Bytes of one element on a GPU.
-    pub const SIZE: usize = 4;
+    /// Bytes of so many elements on a GPU: whole words.
+    pub const fn bytes(self, len: usize) -> usize {
+        match self {
+            Self::Float | Self::Uint => len.saturating_mul(4),
+            Self::Half => len.div_ceil(2).saturating_mul(4),
+        }
+    }
 }
 
 /// The CPU's version of a kernel, in both precisions.
@@ -292,7 +318,7 @@ pub struct Sample {
 /// The contents of a buffer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
-    /// For [`Element::Float`].
+    /// For [`Element::Float`] and [`Element::Half`].
     Float(Vec<f32>),
     /// For [`Element::Uint`].
     Uint(Vec<u32>),

@@ -72,6 +72,7 @@
 //! | peepholes | i and f also see p ∘ c, and o sees p ∘ c' |
 //! | coupled | f = 1 − i |
 //! | clip | limits every pre-activation, after the peepholes; `cell_clip` limits c' before it is used |
+//! | precision | W_ih and W_hh are read as 16-bit floats, to which a copy of them is rounded; see [`Precision`] |
 //! | reset before | n = tanh(W_in x + b_in + W_hn (r h) + b_hn) |
 //! | lengths | past its length a sequence puts out 0 and keeps its state; the direction that runs from the end starts there |
 //! | resets | the state is zeroed before a step, also past the length |
@@ -79,7 +80,7 @@
 //!
 //! # Numbers
 //!
-//! Sums are accumulated in `f32` in a fixed order: the same input on the same adapter gives the
+//! Sums are accumulated in `f32`, whatever the precision of the weights, in a fixed order: the same input on the same adapter gives the
 //! same bits. A NaN propagates. What may differ between devices is bounded by
 //! [`check::tolerance`].
 
@@ -117,7 +118,7 @@ pub use error::{Error, Result};
 pub use layer::{
     Gru, Layer, Lstm, Nonlinearity, Output, Packing, Reset, Rnn, Sequence, State, Streams,
 };
-pub use plan::sequence::{Call, LayerSpec, Mode, Order, Size};
+pub use plan::sequence::{Call, LayerSpec, Mode, Order, Precision, Size};
 pub use program::Program;
 pub use tensor::Tensor;
 

@@ -283,9 +283,9 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
             continue;
         }
         *tensor = Some(match slot {
-            Some(slot) if buffer.role == Role::Scratch => slots[*slot]
-                .rows(0..buffer.len())?
-                .reshaped(&buffer.shape)?,
+            Some(slot) if buffer.role == Role::Scratch => {
+                slots[*slot].first(buffer.len()).reshaped(&buffer.shape)?
+            }
             _ => Tensor::zeros(context, &buffer.shape, buffer.element)?,
         });
     }

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub, SubAssign};
 
+use half::f16;
+
 /// A floating-point number of the CPU backend. Implemented by `f32` and `f64` alone.
 pub trait Real:
     Copy
@@ -40,6 +42,8 @@ pub trait Real:
     fn to_f64(self) -> f64;
     /// Rounds to the nearest where `Self` is wider.
     fn to_f32(self) -> f32;
+    /// Rounds to the nearest 16-bit float, ties to even, by way of `f32` as a GPU does.
+    fn to_half(self) -> Self;
     /// eˣ.
     fn exp(self) -> Self;
     /// Natural logarithm.
@@ -92,6 +96,9 @@ macro_rules! real {
             }
             fn to_f32(self) -> f32 {
                 self as f32
+            }
+            fn to_half(self) -> Self {
+                $t::from(f16::from_f32(self as f32).to_f32())
             }
             fn exp(self) -> Self {
                 $t::exp(self)

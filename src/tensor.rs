@@ -8,6 +8,8 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
+#[cfg(feature = "gpu")]
+use half::f16;
 use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 
 use crate::context::{Context, Device};
@@ -16,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::host::wrong_memory;
 use crate::host::{Host, locked};
 use crate::kernel::Element;
+use crate::real::Real;
 
 /// Numbers in the memory of a [`Context`]. See the [module](self).
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ impl Tensor {
                 (Storage::Host(Arc::new(host)), start)
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => (Storage::Gpu(gpu.buffer(len)?), 0),
+            Device::Gpu(gpu) => (Storage::Gpu(gpu.buffer(element.bytes(len))?), 0),
         };
         Ok(Self {
             context: context.clone(),
@@ -102,7 +105,8 @@ impl Tensor {
             let usage = format!("{:?}", buffer.usage());
             return Err(Error::value(OP, "buffer", "usable as STORAGE", usage));
         }
-        let need = offset.saturating_add((length(shape)? as u64).saturating_mul(4));
+        let elements = length(shape)?.min(usize::MAX / 4);
+        let need = offset.saturating_add(element.bytes(elements) as u64);
         if buffer.size() < need {
             let expected = format!("at least {need} bytes");
             return Err(Error::value(OP, "buffer", expected, buffer.size()));
@@ -111,7 +115,8 @@ impl Tensor {
             context: context.clone(),
             shape: shape.to_vec(),
             element,
-            offset: offset as usize / Element::SIZE,
+            // A whole number of words, and in each as many elements.
+            offset: offset as usize / 4 * (8 / element.bytes(2)),
             storage: Storage::Gpu(buffer),
         })
     }
@@ -155,8 +160,14 @@ impl Tensor {
     pub fn buffer(&self) -> Option<(&wgpu::Buffer, u64)> {
         match &self.storage {
             Storage::Host(_) => None,
-            Storage::Gpu(buffer) => Some((buffer, (self.offset * Element::SIZE) as u64)),
+            Storage::Gpu(buffer) => Some((buffer, self.start())),
         }
+    }
+
+    /// The byte where it starts in its GPU buffer.
+    #[cfg(feature = "gpu")]
+    fn start(&self) -> u64 {
+        self.element.bytes(self.offset) as u64
     }
 
     /// True if both are parts of the same buffer, overlapping or not.
@@ -179,7 +190,7 @@ impl Tensor {
     /// Some of the rows of the first dimension, sharing the memory.
     ///
     /// # Errors
-    /// If the range does not lie in the first dimension.
+    /// If the range does not lie in the first dimension, or cuts a word of two 16-bit floats.
     pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
         let have = self.shape.first().copied().unwrap_or(0);
         if rows.start > rows.end || rows.end > have {
@@ -191,10 +202,26 @@ impl Tensor {
                 format!("{rows:?}"),
             ));
         }
+        let row = self.shape[1..].iter().product::<usize>();
+        let cuts = |at: usize| at != have && !(at * row).is_multiple_of(2);
+        if self.element == Element::Half && (cuts(rows.start) || cuts(rows.end)) {
+            let expected = "such that whole words of two 16-bit floats are in it";
+            let got = format!("{rows:?}, of {row} elements each");
+            return Err(Error::value("Tensor::rows", "rows", expected, got));
+        }
         let mut part = self.clone();
         part.shape[0] = rows.len();
-        part.offset += rows.start * self.shape[1..].iter().product::<usize>();
+        part.offset += rows.start * row;
         Ok(part)
+    }
+
+    /// So many elements from the first on, of as many as there are at most. If a word is cut, what
+    /// stands in the rest of it is lost when these are written.
+    pub(crate) fn first(&self, len: usize) -> Self {
+        Self {
+            shape: vec![len.min(self.len())],
+            ..self.clone()
+        }
     }
 
     /// The same elements in another shape.
@@ -216,14 +243,24 @@ impl Tensor {
         })
     }
 
-    /// Replaces the contents. On the CPU oracle the values are widened.
+    /// Replaces the contents. On the CPU oracle the values are widened. A tensor of 16-bit floats takes
+    /// each value's nearest.
     ///
     /// # Errors
     /// If the number of values differs, or the tensor does not hold floats.
     pub fn write(&self, values: &[f32]) -> Result<()> {
-        self.check("Tensor::write", values.len(), Element::Float)?;
+        self.check_floats("Tensor::write", values.len())?;
+        let half = self.element == Element::Half;
         match &self.storage {
+            Storage::Host(host) if half => {
+                let wide = |v: f32| v.to_half();
+                host.write(self.range(), values, wide, |v| f64::from(wide(v)))
+            }
             Storage::Host(host) => host.write(self.range(), values, |v| v, f64::from),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(buffer) if half => {
+                self.upload(buffer, bytemuck::cast_slice(&to_words(values)))
+            }
             #[cfg(feature = "gpu")]
             Storage::Gpu(buffer) => self.upload(buffer, bytemuck::cast_slice(values)),
         }
@@ -234,8 +271,11 @@ impl Tensor {
     /// # Errors
     /// As [`Self::write`].
     pub fn write_f64(&self, values: &[f64]) -> Result<()> {
-        self.check("Tensor::write_f64", values.len(), Element::Float)?;
+        self.check_floats("Tensor::write_f64", values.len())?;
         match &self.storage {
+            Storage::Host(host) if self.element == Element::Half => {
+                host.write(self.range(), values, |v| v.to_half() as f32, Real::to_half)
+            }
             Storage::Host(host) => host.write(self.range(), values, |v| v as f32, |v| v),
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => {
@@ -269,11 +309,11 @@ impl Tensor {
     /// # Errors
     /// If the tensor does not hold floats, or [`Error::Device`] if the device was lost.
     pub fn read(&self) -> Result<Vec<f32>> {
-        self.check("Tensor::read", self.len(), Element::Float)?;
+        self.check_floats("Tensor::read", self.len())?;
         match &self.storage {
             Storage::Host(host) => host.read(self.range(), |v| v, |v| v as f32),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(_) => Ok(bytemuck::cast_vec(self.download_now()?)),
+            Storage::Gpu(_) => Ok(floats(self.element, self.len(), self.download_now()?)),
         }
     }
 
@@ -284,7 +324,7 @@ impl Tensor {
     pub fn read_f64(&self) -> Result<Vec<f64>> {
         match &self.storage {
             Storage::Host(host) => {
-                self.check("Tensor::read_f64", self.len(), Element::Float)?;
+                self.check_floats("Tensor::read_f64", self.len())?;
                 host.read(self.range(), f64::from, |v| v)
             }
             #[cfg(feature = "gpu")]
@@ -329,12 +369,13 @@ impl Tensor {
             Storage::Gpu(_) => None,
         };
         let later = self.download();
-        let kind = self.check("Tensor::read_async", self.len(), Element::Float);
+        let kind = self.check_floats("Tensor::read_async", self.len());
+        let (element, len) = (self.element, self.len());
         async move {
             kind?;
             match (now, later?) {
                 (Some(values), _) => values,
-                (None, Some(copy)) => Ok(bytemuck::cast_vec(copy.await?)),
+                (None, Some(copy)) => Ok(floats(element, len, copy.await?)),
                 (None, None) => Err(wrong_memory()),
             }
         }
@@ -355,7 +396,8 @@ impl Tensor {
                 usage,
             ));
         }
-        Ok(Some(gpu.download(buffer, self.offset, self.len())))
+        let bytes = self.element.bytes(self.len()) as u64;
+        Ok(Some(gpu.download(buffer, self.start(), bytes)))
     }
 
     #[cfg(feature = "gpu")]
@@ -374,9 +416,16 @@ impl Tensor {
             return Err(Error::value(OP, "buffer", "usable as COPY_DST", usage));
         }
         if let Some((_, queue)) = self.context.wgpu() {
-            queue.write_buffer(buffer, (self.offset * Element::SIZE) as u64, bytes);
+            queue.write_buffer(buffer, self.start(), bytes);
         }
         Ok(())
+    }
+
+    fn check_floats(&self, op: &'static str, len: usize) -> Result<()> {
+        match self.element {
+            Element::Half => self.check(op, len, Element::Half),
+            _ => self.check(op, len, Element::Float),
+        }
     }
 
     fn check(&self, op: &'static str, len: usize, element: Element) -> Result<()> {
@@ -397,6 +446,25 @@ impl Tensor {
             format!("{:?}", self.element),
         )
     }
+}
+
+/// Values as 16-bit floats, two to a word.
+#[cfg(feature = "gpu")]
+fn to_words(values: &[f32]) -> Vec<u32> {
+    let bits = |v: &f32| u32::from(f16::from_f32(*v).to_bits());
+    let word = |pair: &[f32]| bits(&pair[0]) | pair.get(1).map_or(0, bits) << 16;
+    values.chunks(2).map(word).collect()
+}
+
+/// The floats in words that were read from a GPU.
+#[cfg(feature = "gpu")]
+fn floats(element: Element, len: usize, words: Vec<u32>) -> Vec<f32> {
+    if element != Element::Half {
+        return bytemuck::cast_vec(words);
+    }
+    let both = |word: u32| [word as u16, (word >> 16) as u16];
+    let halves = words.into_iter().flat_map(both).take(len);
+    halves.map(|bits| f16::from_bits(bits).to_f32()).collect()
 }
 
 /// The number of elements of a shape.

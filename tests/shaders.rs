@@ -63,10 +63,12 @@ fn with_subgroups(mut sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> 
 
 /// For what every WebGPU device has, and subgroup operations where the text asks for them.
 fn validator(text: &str) -> Validator {
+    let portable = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if !uses_subgroups(text) {
-        return Validator::new(ValidationFlags::all(), Capabilities::empty());
+        return Validator::new(ValidationFlags::all(), portable);
     }
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::SUBGROUP);
+    let capabilities = portable | Capabilities::SUBGROUP;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     validator
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all());
@@ -219,9 +221,11 @@ fn bindings_are_those_of_the_descriptor() {
                 panic!("{name}: {variable} is no array");
             };
             let scalar = shader.module.types[base].inner.scalar();
+            // Two 16-bit floats to a word.
+            let half = |name| shader.constants.contains(&(name, 1));
             let kind = match binding.element {
-                Element::Float => ScalarKind::Float,
-                Element::Uint => ScalarKind::Uint,
+                Element::Float if !binding.half.is_some_and(half) => ScalarKind::Float,
+                _ => ScalarKind::Uint,
             };
             assert_eq!(
                 scalar.map(|s| (s.kind, s.width)),
@@ -292,6 +296,8 @@ fn samples_cover_the_constants() {
         assert_eq!(values("A_VEC4"), a, "{name}");
         assert_eq!(values("B_VEC4"), b, "{name}");
         assert_eq!(values("C_VEC4"), c, "{name}");
+        let halves: &[u32] = if kernel.entry == "sum" { &[] } else { &[0, 1] };
+        assert_eq!(values("B_HALF"), halves, "{name}");
         assert_eq!(values("ACTIVATION"), [0, 1, 2, 3], "{name}");
         let by_rows = ["along_k", "across_k"].contains(&kernel.entry);
         let biases: &[u32] = if by_rows { &[0, 1, 2] } else { &[0, 1] };
@@ -326,6 +332,25 @@ fn samples_cover_the_forms() {
             assert!(sets.iter().flatten().any(|c| *c == ("STREAM", 1)), "{name}");
         }
     }
+}
+
+/// And both precisions of packed weights.
+#[test]
+fn samples_cover_the_precisions() {
+    let mut found = 0;
+    for kernel in ALL {
+        let mut halves = kernel.bindings.iter().filter_map(|b| b.half);
+        if let Some(name) = halves.next() {
+            let sets = all_constants(kernel);
+            for value in [0, 1] {
+                let met = sets.iter().flatten().any(|c| *c == (name, value));
+                assert!(met, "{} with {name} {value}", kernel.name);
+            }
+            found += 1;
+        }
+    }
+    // Packing, eight kernels of products, and of three cells three forms and all steps, both ways.
+    assert_eq!(found, 1 + 8 + 3 * 4 * 2);
 }
 
 /// What Chrome compiles WGSL with, where it is installed.

@@ -8,7 +8,7 @@ use common::results::{self, assert_close, assert_same};
 use wgrnn::cell::{self, Cell};
 use wgrnn::ndarray::{Array2, Array3, ArrayView2, Axis, s, stack};
 use wgrnn::rng::Rng;
-use wgrnn::{Context, Dtype, Layer, LayerSpec, Result, Size, State, Streams};
+use wgrnn::{Context, Dtype, Layer, LayerSpec, Precision, Result, Size, State, Streams};
 
 const COUNT: usize = 7;
 const STEPS: usize = 9;
@@ -30,6 +30,12 @@ fn specs() -> Vec<LayerSpec> {
         },
         two(&cell::GRU),
         two(&cell::GRU_BEFORE),
+        // Without biases, which streams round and sequences do not.
+        LayerSpec {
+            bias: false,
+            precision: Precision::F16,
+            ..two(&cell::LSTM)
+        },
         LayerSpec::new(&cell::RNN_TANH, INPUT, HIDDEN),
         // So large that the CPU's threads share a step.
         LayerSpec {

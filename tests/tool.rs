@@ -387,6 +387,20 @@ fn plan() {
         run(&["plan", "--peaks", wrong], 2);
     }
     run(&["plan", "--steps", "0"], 2);
+    // Half the bytes of the recurrent weights in each of 40 steps, and of W_ih.
+    let half = [&["plan", "--precision", "f16"], &sizes[..]].concat();
+    let half = text(&run(&half, 0).stdout);
+    assert!(half.starts_with("lstm I 3 H 70 f16 T 40 N 2\n"), "{half}");
+    assert!(half.contains("HALF 1"), "{half}");
+    let large = ["plan", "--hidden", "1000", "--steps", "500", "--precision"];
+    let [half, whole] = ["f16", "f32"].map(|precision| {
+        let plan = text(&run(&[&large[..], &[precision]].concat(), 0).stdout);
+        let floor = plan.split(" GFLOP of products, ").nth(1).unwrap();
+        floor.split(' ').next().unwrap().parse::<f64>().unwrap()
+    });
+    assert!(half < 0.6 * whole, "{half} GB, {whole} GB");
+    run(&["plan", "--precision", "f16", "--cell", "gru_before"], 2);
+    run(&["plan", "--precision", "f8"], 2);
     for size in ["1000000", "18446744073709551615"] {
         for name in ["--input", "--hidden", "--batch"] {
             run(&["plan", "--train", "--steps", "1000", name, size], 2);

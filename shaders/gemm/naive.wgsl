@@ -13,7 +13,7 @@ fn gemm(@builtin(global_invocation_id) id: vec3u) {
     let end = end_of(id.z);
     var sum = 0.0;
     for (var k = id.z * product.chunk; k < end; k++) {
-        sum += a_buffer[a_place(row, k)] * b_buffer[b_place(k, col)];
+        sum += a_buffer[a_place(row, k)] * b_at(b_place(k, col));
     }
     store_one(row, col, id.z, sum);
 }

@@ -17,6 +17,8 @@
 const A_VEC4: u32 = 0u;
 // The same for B: 1 as vec4s along k, 2 as vec4s along its columns.
 const B_VEC4: u32 = 0u;
+// 1: B holds 16-bit floats, two to a word; see `half`.
+const B_HALF: u32 = 0u;
 // 1: C is bound as vec4s, which lie along its columns.
 const C_VEC4: u32 = 0u;
 // 1: k is no multiple of 4; then no vec4s lie along k.
@@ -58,10 +60,39 @@ struct Product {
 #else
 @group(0) @binding(3) var<storage, read_write> c_buffer: array<f32>;
 #end
+#if B_HALF
+#if B_VEC4
+@group(0) @binding(4) var<storage, read> b_buffer: array<vec2u>;
+#else
+@group(0) @binding(4) var<storage, read> b_buffer: array<u32>;
+#end
+#else
 #if B_VEC4
 @group(0) @binding(4) var<storage, read> b_buffer: array<vec4f>;
 #else
 @group(0) @binding(4) var<storage, read> b_buffer: array<f32>;
+#end
+#end
+
+// Four elements of B that lie side by side, or one of them, from their place on.
+#if B_VEC4
+fn b_at(place: u32) -> vec4f {
+#if B_HALF
+    let words = b_buffer[place / 4u];
+    return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
+#else
+    return b_buffer[place / 4u];
+#end
+}
+#else
+fn b_at(place: u32) -> f32 {
+#if B_HALF
+    let both = unpack2x16float(b_buffer[place / 2u]);
+    return select(both.x, both.y, place % 2u == 1u);
+#else
+    return b_buffer[place];
+#end
+}
 #end
 
 // Where a part of k ends.
@@ -95,14 +126,14 @@ fn a_rows(row: u32, k: u32) -> vec4f {
 // Four columns of B from `col` on at one k, which lie side by side or are no vec4s.
 fn b_cols(k: u32, col: u32) -> vec4f {
 #if B_VEC4
-    return b_buffer[b_place(k, min(col, product.n - 4u)) / 4u];
+    return b_at(b_place(k, min(col, product.n - 4u)));
 #else
     let last = product.n - 1u;
     return vec4f(
-        b_buffer[b_place(k, min(col, last))],
-        b_buffer[b_place(k, min(col + 1u, last))],
-        b_buffer[b_place(k, min(col + 2u, last))],
-        b_buffer[b_place(k, min(col + 3u, last))],
+        b_at(b_place(k, min(col, last))),
+        b_at(b_place(k, min(col + 1u, last))),
+        b_at(b_place(k, min(col + 2u, last))),
+        b_at(b_place(k, min(col + 3u, last))),
     );
 #end
 }
@@ -129,10 +160,10 @@ fn b_block(k: u32, col: u32) -> mat4x4f {
     if B_VEC4 == 1u {
         let last = product.n - 1u;
         return transpose(mat4x4f(
-            b_buffer[b_place(k, min(col, last)) / 4u],
-            b_buffer[b_place(k, min(col + 1u, last)) / 4u],
-            b_buffer[b_place(k, min(col + 2u, last)) / 4u],
-            b_buffer[b_place(k, min(col + 3u, last)) / 4u],
+            b_at(b_place(k, min(col, last))),
+            b_at(b_place(k, min(col + 1u, last))),
+            b_at(b_place(k, min(col + 2u, last))),
+            b_at(b_place(k, min(col + 3u, last))),
         ));
     }
 #end
@@ -164,14 +195,14 @@ fn a_fours(row: u32, k: u32, end: u32) -> vec4f {
 fn b_fours(k: u32, col: u32, end: u32) -> vec4f {
     let own = min(col, product.n - 1u);
 #if B_VEC4
-    return b_buffer[b_place(k, own) / 4u];
+    return b_at(b_place(k, own));
 #else
     let last = end - 1u;
     let fours = vec4f(
-        b_buffer[b_place(k, own)],
-        b_buffer[b_place(min(k + 1u, last), own)],
-        b_buffer[b_place(min(k + 2u, last), own)],
-        b_buffer[b_place(min(k + 3u, last), own)],
+        b_at(b_place(k, own)),
+        b_at(b_place(min(k + 1u, last), own)),
+        b_at(b_place(min(k + 2u, last), own)),
+        b_at(b_place(min(k + 3u, last), own)),
     );
     return select(vec4f(), fours, known(k, end));
 #end

@@ -47,7 +47,7 @@ fn operand(n: u32, row: u32, term: u32) -> f32 {
 }
 
 fn weights_at(at: u32) -> vec4f {
-    return weight_quads_back[at];
+    return four_weights(weight_quads_back[at]);
 }
 
 fn finish(n: u32, unit: u32, sums: vec4f) {
@@ -102,7 +102,7 @@ fn operand_row(n: u32) -> u32 {
 }
 
 fn weights_at(at: u32) -> vec4f {
-    return weight_quads[at];
+    return four_weights(weight_quads[at]);
 }
 
 fn finish(n: u32, unit: u32, sums: vec4f) {

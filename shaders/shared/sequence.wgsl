@@ -15,7 +15,10 @@
 //
 // Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS]: neighbouring invocations
 // read neighbouring words.
+//
+// A cell that imports this declares them as `weight_blocks` and `weight_blocks_back`.
 #import step
+#import half
 
 const THREADS: u32 = 64u;
 const TILE: u32 = 1u;
@@ -67,6 +70,14 @@ fn weights_of(row: u32, gates: u32) -> u32 {
 // The first weight of a sum back; from one term to the next are UNITS.
 fn weights_back(row: u32) -> u32 {
     return row / UNITS * HIDDEN * UNITS + row % UNITS;
+}
+
+fn block_weight(at: u32) -> f32 {
+    return one_weight(weight_blocks[weight_place(at)], at);
+}
+
+fn block_weight_back(at: u32) -> f32 {
+    return one_weight(weight_blocks_back[weight_place(at)], at);
 }
 
 // The place of a unit's sum of a gate among those of a sequence.

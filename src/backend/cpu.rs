@@ -123,7 +123,7 @@ fn run_step<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Resul
 
 fn lock<R: Precision>(tensor: &Tensor, element: Element, access: Access) -> Option<Guard<'_, R>> {
     match (tensor.storage(), element) {
-        (Storage::Host(host), Element::Float) => {
+        (Storage::Host(host), Element::Float | Element::Half) => {
             let cells = R::cells(host)?;
             match access {
                 Access::Read => cells.try_read().ok().map(Guard::Read),

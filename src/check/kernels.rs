@@ -93,7 +93,7 @@ fn run(context: &Context, sample: Sample) -> Result<Program> {
         let len = buffer.len() - GUARD;
         let given = data.iter().find(|(d, _)| *d == id).map(|(_, d)| d);
         match buffer.element {
-            Element::Float => {
+            Element::Float | Element::Half => {
                 let mut values = match given {
                     Some(Data::Float(v)) => v.clone(),
                     _ => vec![f32::NAN; len],
@@ -133,7 +133,7 @@ pub(crate) fn written(plan: &Plan) -> Vec<BufferId> {
 /// The contents of a tensor of either kind.
 pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     match tensor.element() {
-        Element::Float => tensor.read_f64(),
+        Element::Float | Element::Half => tensor.read_f64(),
         Element::Uint => Ok(tensor.read_uint()?.into_iter().map(f64::from).collect()),
     }
 }

@@ -213,7 +213,7 @@ impl<'a> Pair<'a> {
     fn give(&mut self, id: BufferId, contents: &[f64]) -> Result<()> {
         let tensor = self.twin.tensor(id);
         match tensor.element() {
-            Element::Float => tensor.write_f64(contents)?,
+            Element::Float | Element::Half => tensor.write_f64(contents)?,
             // Exact: they were integers before `values` widened them.
             Element::Uint => {
                 tensor.write_uint(&contents.iter().map(|&v| v as u32).collect::<Vec<_>>())?;

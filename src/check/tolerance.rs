@@ -10,6 +10,9 @@ use crate::context::Dtype;
 /// Unit roundoff of `f32`, 2⁻²⁴.
 pub const UNIT: f64 = 5.960_464_477_539_063e-8;
 
+/// Unit roundoff of 16-bit floats, 2⁻¹¹: what storing a number in one costs, relative to it.
+pub const UNIT_F16: f64 = 4.882_812_5e-4;
+
 /// Nothing may be further off than this, whatever its length.
 const CAP: f64 = 1e-4;
 
@@ -35,6 +38,19 @@ pub fn layer(dtype: Dtype, length: usize, sensitivity: f64) -> f64 {
     }
 }
 
+/// How far a layer with its weights in 16-bit floats may be from one with the weights themselves:
+/// 4 max(u₁₆, κ). Each weight is rounded once and all sums stay in `f32`, so the length of a sum plays
+/// no part beyond the `sensitivity` κ: how far the exact result moves, relative to its largest value,
+/// when every weight changes by a factor 1 ± u₁₆ with random signs. Roundings are at most that large, and 4
+/// stands for their signs being others than those that κ was measured with. Two layers in 16-bit floats
+/// round to the same weights: between them [`layer`] holds.
+pub fn weights_f16(sensitivity: f64) -> f64 {
+    (4.0 * UNIT_F16.max(sensitivity)).min(CAP_F16)
+}
+
+/// A wrong weight shows as more.
+const CAP_F16: f64 = 2e-2;
+
 /// The oracle against PyTorch's doubles, which sum in another order.
 const F64: f64 = 1e-10;
 
@@ -50,5 +66,7 @@ mod tests {
         assert!(layer(Dtype::F32, 64, 0.0) < 2e-6);
         assert_eq!(layer(Dtype::F32, 64, 1.0), CAP);
         assert_eq!(layer(Dtype::F64, 64, 1.0), F64);
+        assert_eq!(weights_f16(0.0), 2f64.powi(-9));
+        assert_eq!(weights_f16(1.0), CAP_F16);
     }
 }

@@ -58,20 +58,21 @@ pub static BACKWARD: Kernel = step::kernel(
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::in_quads(FORWARD_BINDINGS, 2, "weight_quads"),
+    &step::packed(FORWARD_BINDINGS, 2, "weight_quads"),
     twin!(forward_quads),
 );
 
 /// And those back.
 pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::in_quads(BACKWARD_BINDINGS, 3, "weight_quads_back"),
+    &step::packed(BACKWARD_BINDINGS, 3, "weight_quads_back"),
     twin!(backward_quads),
 );
 
 /// `gru.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "gru.sequence_forward",
-    &FORWARD,
+    WGSL,
+    &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
     Twin {
         f32: fast_forward,
         f64: sequence_forward,
@@ -82,7 +83,8 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 /// `gru.sequence_backward`
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "gru.sequence_backward",
-    &BACKWARD,
+    WGSL,
+    &step::packed(BACKWARD_BINDINGS, 3, "weight_blocks_back"),
     Twin {
         f32: fast_backward,
         f64: sequence_backward,

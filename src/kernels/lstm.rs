@@ -72,20 +72,21 @@ pub static BACKWARD: Kernel = step::kernel(
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::in_quads(FORWARD_BINDINGS, 3, "weight_quads"),
+    &step::packed(FORWARD_BINDINGS, 3, "weight_quads"),
     twin!(forward_quads),
 );
 
 /// And those back.
 pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::in_quads(BACKWARD_BINDINGS, 4, "weight_quads_back"),
+    &step::packed(BACKWARD_BINDINGS, 4, "weight_quads_back"),
     twin!(backward_quads),
 );
 
 /// `lstm.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "lstm.sequence_forward",
-    &FORWARD,
+    WGSL,
+    &step::packed(FORWARD_BINDINGS, 3, "weight_blocks"),
     Twin {
         f32: fast_forward,
         f64: sequence_forward,
@@ -96,7 +97,8 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 /// `lstm.sequence_backward`
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "lstm.sequence_backward",
-    &BACKWARD,
+    WGSL,
+    &step::packed(BACKWARD_BINDINGS, 4, "weight_blocks_back"),
     Twin {
         f32: fast_backward,
         f64: sequence_backward,

@@ -1,6 +1,8 @@
 //! `pack`: weights in blocks of units, `[blocks, K, G, U]` with zeros past the last unit and in a place
 //! that no gate has.
 //!
+//! The destination may hold 16-bit floats: then each value is rounded to the nearest of them, ties to even.
+//!
 //! Who computes some units with all their gates, be it a vector register or a workgroup, finds what
 //! it multiplies with in one piece and in the order of the sum.
 
@@ -8,7 +10,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Element, Kernel, Sample};
+use crate::plan::sequence::Precision;
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -18,7 +21,10 @@ pub static PACK: Kernel = Kernel {
     name: "pack",
     wgsl: include_str!("../../shaders/pack.wgsl"),
     entry: "pack",
-    bindings: &[Binding::read("source"), Binding::write("destination")],
+    bindings: &[
+        Binding::read("source"),
+        Binding::write("destination").or_half("HALF"),
+    ],
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
@@ -49,7 +55,13 @@ pub static PACK: Kernel = Kernel {
             ..blocks
         }
         .len();
-        let destination = b.float("destination", &[len], Role::Output);
+        // In halves only what is made of whole words.
+        let even = (blocks.slots * blocks.block).is_multiple_of(2);
+        let precision = match even && rng.below(2) == 1 {
+            true => Precision::F16,
+            false => Precision::F32,
+        };
+        let destination = b.stored(precision, "destination", &[len], Role::Output);
         blocks.push_part(&mut b, source, destination, first, all)?;
         if all > size {
             data.push((destination, rng.uniforms(len, -1.0, 1.0)));
@@ -159,6 +171,20 @@ impl Blocks {
         gate + usize::from(gate >= self.empty)
     }
 
+    /// Numbers one after another, as they are but for zeros behind the last that fill a word of two 16-bit
+    /// floats.
+    pub fn copy(len: usize) -> Self {
+        Self {
+            gates: 1,
+            slots: 1,
+            empty: 1,
+            units: len,
+            size: 1,
+            block: 2,
+            strides: [0, 1, 0],
+        }
+    }
+
     /// Elements of the packed weights.
     pub fn len(&self) -> usize {
         self.units.div_ceil(self.block) * self.block * self.size * self.slots
@@ -172,7 +198,8 @@ impl Blocks {
     /// Adds the packing to a plan.
     ///
     /// # Errors
-    /// If a buffer is too short, or an index would not fit 32 bits.
+    /// If a buffer is too short, a term takes half a word of 16-bit floats, or an index would not fit 32
+    /// bits.
     pub fn push(&self, b: &mut Builder, source: BufferId, destination: BufferId) -> Result<()> {
         self.push_part(b, source, destination, 0, self.size)
     }
@@ -205,6 +232,11 @@ impl Blocks {
             let expected = format!("at most {all} terms");
             return Err(Error::value(name, "terms", expected, first + self.size));
         }
+        let element = b.buffer(destination).element;
+        let (width, half) = (self.slots * self.block, element == Element::Half);
+        if half && !width.is_multiple_of(2) {
+            return Err(Error::value(name, "elements of a term", "even", width));
+        }
         let [row_g, row_u, row_k] = self.strides;
         index(name, whole.len())?;
         b.push(Dispatch {
@@ -224,10 +256,10 @@ impl Blocks {
                 all: index(name, all)?,
                 first: index(name, first)?,
             },
-            grid: Grid::Flat(self.len()),
+            grid: Grid::Flat(if half { self.len() / 2 } else { self.len() }),
             cost: Cost {
                 flops: 0,
-                bytes: 4 * (elements + self.len()) as u64,
+                bytes: (4 * elements + element.bytes(self.len())) as u64,
                 length: 1,
             },
         })
@@ -237,6 +269,7 @@ impl Blocks {
 fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (source, destination) = (args.read(0)?, args.write(1)?);
+    let half = args.constant("HALF")? != 0;
     let [slots, size, block, units] = [p.g, p.k, p.u, p.units].map(|v| v as usize);
     let [row_g, row_u, row_k] = [p.row_g, p.row_u, p.row_k].map(|v| v as usize);
     let [all, first_term, empty] = [p.all, p.first, p.empty].map(|v| v as usize);
@@ -248,6 +281,7 @@ fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
         let to = ((b * all + first_term + k) * slots + g) * block;
         for (u, lane) in destination[to..to + block].iter_mut().enumerate() {
             *lane = match first + u < units && g != empty {
+                true if half => source[start + u * row_u].to_half(),
                 true => source[start + u * row_u],
                 false => R::ZERO,
             };

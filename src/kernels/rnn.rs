@@ -56,20 +56,21 @@ pub static BACKWARD: Kernel = step::kernel(
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::in_quads(FORWARD_BINDINGS, 2, "weight_quads"),
+    &step::packed(FORWARD_BINDINGS, 2, "weight_quads"),
     twin!(forward_quads),
 );
 
 /// And those back.
 pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::in_quads(BACKWARD_BINDINGS, 2, "weight_quads_back"),
+    &step::packed(BACKWARD_BINDINGS, 2, "weight_quads_back"),
     twin!(backward_quads),
 );
 
 /// `rnn.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "rnn.sequence_forward",
-    &FORWARD,
+    WGSL,
+    &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
     Twin {
         f32: fast_forward,
         f64: sequence_forward,
@@ -80,7 +81,8 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 /// `rnn.sequence_backward`
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "rnn.sequence_backward",
-    &BACKWARD,
+    WGSL,
+    &step::packed(BACKWARD_BINDINGS, 2, "weight_blocks_back"),
     Twin {
         f32: fast_backward,
         f64: sequence_backward,

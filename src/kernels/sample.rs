@@ -4,7 +4,9 @@ use crate::activation::{Activation, Function};
 use crate::cell::{Cell, CellOption, Pass};
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
-use crate::plan::sequence::{Call, LayerSpec, Mode, Run, Sampled, Size, StepForm, Strategy};
+use crate::plan::sequence::{
+    Call, LayerSpec, Mode, Precision, Run, Sampled, Size, StepForm, Strategy,
+};
 use crate::plan::{Builder, Plan, Target};
 use crate::rng::Rng;
 
@@ -36,7 +38,7 @@ pub(crate) fn forward_as(
     [batch, hidden, variant]: [usize; 3],
     rng: &mut Rng,
 ) -> Result<Sample> {
-    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let spec = packed(form, cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.forward, 0);
     if variant % 5 != 4 || form == StepForm::Tile {
         return step_forward(form, &spec, pass, [batch, variant], rng);
@@ -122,7 +124,7 @@ fn step_back(
     [batch, hidden, variant]: [usize; 3],
     rng: &mut Rng,
 ) -> Result<Sample> {
-    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let spec = packed(form, cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.backward, nth);
     let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
     let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
@@ -139,7 +141,7 @@ pub(crate) fn sequence_forward(
     [batch, hidden, variant]: [usize; 3],
     rng: &mut Rng,
 ) -> Result<Sample> {
-    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
     let mut b = Builder::on(
         spec.cell.name,
         forced(Strategy::Sequence, StepForm::Plain, 0),
@@ -159,7 +161,7 @@ pub(crate) fn sequence_backward(
     [batch, hidden, variant]: [usize; 3],
     rng: &mut Rng,
 ) -> Result<Sample> {
-    let spec = layer(cells[variant % cells.len()], hidden, rng);
+    let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
     let mut b = Builder::on(
         spec.cell.name,
         forced(Strategy::Sequence, StepForm::Plain, 0),
@@ -180,6 +182,23 @@ fn forced(strategy: Strategy, form: StepForm, variant: usize) -> Target {
 
 fn nth_of(passes: &'static [Pass], nth: usize) -> &'static Pass {
     &passes[nth.min(passes.len() - 1)]
+}
+
+/// A layer whose steps have a form, in a precision that the form can have.
+fn packed(form: StepForm, cell: &'static Cell, hidden: usize, rng: &mut Rng) -> LayerSpec {
+    match form {
+        StepForm::Plain => layer(cell, hidden, rng),
+        _ => in_precision(layer(cell, hidden, rng), rng),
+    }
+}
+
+/// The layer in one of the precisions that its cell can have.
+fn in_precision(spec: LayerSpec, rng: &mut Rng) -> LayerSpec {
+    let half = spec.cell.forms.iter().all(Option::is_some) && rng.below(2) == 1;
+    LayerSpec {
+        precision: Precision::ALL[usize::from(half)],
+        ..spec
+    }
 }
 
 fn layer(cell: &'static Cell, hidden: usize, rng: &mut Rng) -> LayerSpec {
@@ -229,7 +248,7 @@ fn filled(plan: Plan, [batch, hidden]: [usize; 2], rng: &mut Rng) -> Sample {
     for (id, buffer) in plan.ids() {
         let len = buffer.len();
         data.push(match (buffer.element, buffer.name.as_str()) {
-            (Element::Float, name) => {
+            (Element::Float | Element::Half, name) => {
                 let bound = if name.starts_with("weight") {
                     1.0 / (hidden as f32).sqrt()
                 } else {

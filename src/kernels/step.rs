@@ -81,19 +81,20 @@ const fn behind_dot(name: &str) -> &str {
     name.split_at(start).1
 }
 
-/// The descriptor of a kernel that runs all steps: its shader imports `sequence`, the bindings are
-/// those of the cell's step, the weights are packed.
+/// The descriptor of a kernel that runs all steps: its shader, which is that of the cell's step, imports
+/// `sequence`; the bindings are those of [`packed`].
 pub(crate) const fn sequence_kernel(
     name: &'static str,
-    step: &'static Kernel,
+    wgsl: &'static str,
+    bindings: &'static [Binding],
     twin: Twin,
     sample: fn([usize; 3], &mut Rng) -> Result<Sample>,
 ) -> Kernel {
     Kernel {
         name,
-        wgsl: step.wgsl,
+        wgsl,
         entry: behind_dot(name),
-        bindings: step.bindings,
+        bindings,
         params_size: size_of::<StepParams>(),
         workgroup_size: 64,
         workgroup_memory: 0,
@@ -125,12 +126,12 @@ pub(crate) const fn quads_kernel(bindings: &'static [Binding], twin: Twin) -> Ke
 }
 
 /// The bindings of a step with packed weights in the place of its own.
-pub(crate) const fn in_quads<const N: usize>(
+pub(crate) const fn packed<const N: usize>(
     mut bindings: [Binding; N],
     weights: usize,
     name: &'static str,
 ) -> [Binding; N] {
-    bindings[weights] = Binding::read(name);
+    bindings[weights] = Binding::read(name).or_half("HALF");
     bindings
 }
 

@@ -6,7 +6,7 @@ use crate::cell::{self, Cell};
 use crate::context::Context;
 use crate::error::Result;
 use crate::init::Init;
-use crate::plan::sequence::LayerSpec;
+use crate::plan::sequence::{LayerSpec, Precision};
 
 /// Long short-term memory, as `torch.nn.LSTM`, with the options of ONNX and cuDNN.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +96,14 @@ macro_rules! common_options {
             #[must_use]
             pub fn clip(mut self, bound: f64) -> Self {
                 self.spec.clip = Some(bound);
+                self
+            }
+
+            /// What the kernels read of the weights: all of their bits, as is the default, or a copy in
+            /// 16-bit floats, which halves the bytes of every step; see [`Precision`].
+            #[must_use]
+            pub fn precision(mut self, precision: Precision) -> Self {
+                self.spec.precision = precision;
                 self
             }
 

@@ -31,7 +31,6 @@ use crate::error::{Error, Result};
 use crate::init::{Init, Layout};
 use crate::interop::safetensors::Archive;
 use crate::interop::state_dict::{read_all, write_all};
-use crate::kernel::Element;
 use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
 use crate::plan::{BufferId, Builder};
 use crate::program::Program;
@@ -92,7 +91,8 @@ impl Layer {
             let named = ids.named.iter().filter(wanted);
             named
                 .map(|(name, id)| {
-                    let zeros = Tensor::zeros(context, &b.buffer(*id).shape, Element::Float)?;
+                    let buffer = b.buffer(*id);
+                    let zeros = Tensor::zeros(context, &buffer.shape, buffer.element)?;
                     Ok((name.clone(), zeros))
                 })
                 .collect()

@@ -132,6 +132,8 @@ fn name(run: &Run) -> String {
     add(spec.cell.projected, format!("P {}", spec.proj_size));
     add(spec.num_layers > 1, format!("L {}", spec.num_layers));
     add(spec.bidirectional, "D 2".to_owned());
+    let half = spec.precision == driver::Precision::F16;
+    add(half, spec.precision.to_string());
     add(true, format!("T {} N {}", run.steps(), run.batch()));
     let packed = matches!(call.batch, driver::Batch::Packed(_));
     add(packed, format!("packed {} tokens", run.rows()));

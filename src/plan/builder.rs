@@ -2,6 +2,7 @@
 
 use bytemuck::NoUninit;
 
+use super::sequence::Precision;
 use super::{
     Buffer, BufferId, Choice, Contents, Cost, PARAMS_STRIDE, Plan, Role, Section, Step, Target,
 };
@@ -75,6 +76,17 @@ impl Builder {
     /// Adds a buffer of unsigned integers.
     pub fn uint(&mut self, name: &str, shape: &[usize], role: Role) -> BufferId {
         self.add(name, shape, Element::Uint, role)
+    }
+
+    /// Adds a buffer of weights in a precision: floats, or 16-bit floats.
+    pub fn stored(
+        &mut self,
+        precision: Precision,
+        name: &str,
+        shape: &[usize],
+        role: Role,
+    ) -> BufferId {
+        self.add(name, shape, precision.element(), role)
     }
 
     fn add(&mut self, name: &str, shape: &[usize], element: Element, role: Role) -> BufferId {
@@ -181,9 +193,15 @@ impl Builder {
         if self.plan.sections.is_empty() {
             self.section("main");
         }
+        // What a kernel is told of a buffer's elements cannot differ from what they are.
+        let halves = bindings.iter().zip(kernel.bindings).filter_map(|(&id, b)| {
+            let half = self.buffer(id).element == Element::Half;
+            Some((b.half?, u32::from(half)))
+        });
+        let constants = constants.iter().copied().chain(halves).collect();
         self.plan.steps.push(Step {
             kernel,
-            constants: constants.to_vec(),
+            constants,
             bindings: bindings.to_vec(),
             params: start..start + bytes.len(),
             grid: grid.groups(kernel)?,
@@ -210,7 +228,7 @@ impl Builder {
             let buffer = self.plan.buffers.get(id.0).ok_or_else(|| {
                 Error::value(kernel.name, binding.name, "a buffer of this plan", id.0)
             })?;
-            if buffer.element != binding.element {
+            if !binding.takes(buffer.element) {
                 let (expected, got) = (binding.element, buffer.element);
                 return Err(Error::shape(kernel.name, binding.name, expected, got));
             }

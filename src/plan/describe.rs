@@ -8,7 +8,6 @@ use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
 
 use super::{Choice, Plan, Role, Step};
-use crate::kernel::Element;
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -111,7 +110,7 @@ impl Plan {
     /// Bytes of scratch if no two buffers shared memory.
     fn scratch_apart(&self) -> u64 {
         let scratch = self.buffers.iter().filter(|b| b.role == Role::Scratch);
-        (scratch.map(super::Buffer::len).sum::<usize>() * Element::SIZE) as u64
+        scratch.map(super::Buffer::bytes).sum::<usize>() as u64
     }
 }
 

@@ -66,13 +66,14 @@ impl Plan {
 
     /// Bytes of GPU memory that buffers of a role take; scratch counts its shared slots.
     pub fn bytes(&self, role: Role) -> u64 {
-        let elements: usize = if role == Role::Scratch {
-            self.layout().slots.iter().map(|s| s.len).sum()
+        let bytes: usize = if role == Role::Scratch {
+            let slots = self.layout().slots;
+            slots.iter().map(|s| s.element.bytes(s.len)).sum()
         } else {
             let of_role = self.buffers.iter().filter(|b| b.role == role);
-            of_role.map(super::Buffer::len).sum()
+            of_role.map(super::Buffer::bytes).sum()
         };
-        (elements * Element::SIZE) as u64
+        bytes as u64
     }
 }
 

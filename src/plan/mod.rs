@@ -75,6 +75,11 @@ impl Buffer {
         self.shape.iter().product()
     }
 
+    /// Bytes of GPU memory.
+    pub fn bytes(&self) -> usize {
+        self.element.bytes(self.len())
+    }
+
     /// True if the buffer holds no element.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -135,7 +140,7 @@ pub struct Step {
 pub struct Cost {
     /// Floating-point operations; a multiply-add is two, a transcendental function is one.
     pub flops: u64,
-    /// Bytes that must be read or written at least once, with 4-byte elements.
+    /// Bytes that must be read or written at least once.
     pub bytes: u64,
     /// The longest sum behind one result: the length in the tolerance's formula.
     pub length: usize,

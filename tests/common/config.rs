@@ -4,8 +4,8 @@ use wgrnn::cell::{self, CellOption};
 use wgrnn::ndarray::{ArrayView, IxDyn};
 use wgrnn::rng::Rng;
 use wgrnn::{
-    Activation, Call, Context, Function, Layer, LayerSpec, Mode, Order, Result, Sequence, Size,
-    Tensor,
+    Activation, Call, Context, Function, Layer, LayerSpec, Mode, Order, Precision, Result,
+    Sequence, Size, Tensor,
 };
 
 /// The largest sizes that a configuration is drawn with.
@@ -18,7 +18,7 @@ pub(crate) struct Most {
 
 /// A layer, a call of it and what the call is given beside numbers. Printing it shows all that is
 /// needed to build it again.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[allow(dead_code, reason = "the seed is printed")]
 pub(crate) struct Config {
     pub(crate) seed: u64,
@@ -39,9 +39,14 @@ impl Config {
         let lengths = (0..batch).map(|_| i64::from(rng.below(steps as u32 + 1)));
         let lengths = lengths.collect();
         let resets = (0..steps * batch).map(|_| rng.below(5) == 0).collect();
+        let can = spec.cell.forms.iter().all(Option::is_some);
+        let precision = match can && rng.below(3) == 0 {
+            true => Precision::F16,
+            false => Precision::F32,
+        };
         Self {
             seed,
-            spec,
+            spec: LayerSpec { precision, ..spec },
             call,
             lengths,
             resets,

@@ -71,7 +71,7 @@ fn poison(sequence: &Sequence) -> Result<()> {
             Role::State => ["hn", "cn"].contains(&buffer.name.as_str()),
             Role::Input | Role::Weight => false,
         };
-        if written && buffer.element == Element::Float && !kept.contains(&buffer.name) {
+        if written && buffer.element != Element::Uint && !kept.contains(&buffer.name) {
             program.tensor(id).write(&vec![f32::NAN; buffer.len()])?;
         }
     }

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wgpu::util::DeviceExt as _;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Constant, Element, Kernel, compose};
+use crate::kernel::{Access, Constant, Kernel, compose};
 use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target};
 
 /// A device, its queue and its pipelines.
@@ -16,6 +16,8 @@ pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     limits: wgpu::Limits,
+    /// Whether its shaders can unpack 16-bit floats; asked once.
+    unpacks: OnceLock<bool>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
 }
 
@@ -34,6 +36,7 @@ impl Gpu {
     pub(crate) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self {
             limits: device.limits(),
+            unpacks: OnceLock::new(),
             device,
             queue,
             pipelines: Mutex::default(),
@@ -144,9 +147,9 @@ impl Gpu {
             .map_err(|e| failed("waiting for the device", e))
     }
 
-    /// A zeroed storage buffer of `len` elements. An empty tensor still needs a buffer to bind.
-    pub(crate) fn buffer(&self, len: usize) -> Result<wgpu::Buffer> {
-        let size = (len.max(4) * Element::SIZE) as u64;
+    /// A zeroed storage buffer of so many bytes. An empty tensor still needs a buffer to bind.
+    pub(crate) fn buffer(&self, bytes: usize) -> Result<wgpu::Buffer> {
+        let size = bytes.max(16) as u64;
         let limits = &self.limits;
         let available = limits
             .max_storage_buffer_binding_size
@@ -190,15 +193,14 @@ impl Gpu {
         })
     }
 
-    /// Submits a copy of part of a buffer at once; the future resolves when the device was polled
-    /// past it.
+    /// Submits a copy of part of a buffer, in bytes of whole words, at once; the future resolves when
+    /// the device was polled past it.
     pub(crate) fn download(
         &self,
         buffer: &wgpu::Buffer,
-        offset: usize,
-        len: usize,
+        offset: u64,
+        size: u64,
     ) -> impl Future<Output = Result<Vec<u32>>> + use<> {
-        let size = (len * Element::SIZE) as u64;
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("wgrnn readback"),
             size: size.max(4),
@@ -207,8 +209,7 @@ impl Gpu {
         });
         let mut encoder = self.device.create_command_encoder(&Default::default());
         if size > 0 {
-            let from = (offset * Element::SIZE) as u64;
-            encoder.copy_buffer_to_buffer(buffer, from, &staging, 0, size);
+            encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
         }
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
@@ -307,6 +308,13 @@ impl Gpu {
                 needs: "a device with subgroup operations".to_owned(),
             });
         }
+        let mut halves = kernel.bindings.iter().filter_map(|b| b.half);
+        if halves.any(|name| constants.contains(&(name, 1))) && !self.unpacks() {
+            return Err(Error::Unsupported {
+                op: kernel.name,
+                needs: "a device whose shaders can unpack 16-bit floats".to_owned(),
+            });
+        }
         let limits = &self.limits;
         let needs = [
             (
@@ -337,6 +345,22 @@ impl Gpu {
             }
         }
         Ok(())
+    }
+
+    /// A device of a host's does not say: wgpu takes it from its adapter. Every WebGPU device can, and
+    /// of Mesa's Vulkan drivers those that have 16-bit floats as such.
+    fn unpacks(&self) -> bool {
+        const TEXT: &str = "fn unpack(x: u32) -> vec2f { return unpack2x16float(x); }";
+        *self.unpacks.get_or_init(|| {
+            let probe = self.checked("16-bit floats", || {
+                self.device
+                    .create_shader_module(wgpu::ShaderModuleDescriptor {
+                        label: Some("wgrnn probe"),
+                        source: wgpu::ShaderSource::Wgsl(TEXT.into()),
+                    })
+            });
+            probe.is_ok()
+        })
     }
 
     /// Runs `make` and turns what the device says against it into an error. In a browser the

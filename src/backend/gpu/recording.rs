@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::device::{Gpu, Pipeline};
 use crate::error::{Error, Result};
-use crate::kernel::Element;
 use crate::plan::{BufferId, Plan};
 use crate::tensor::{Storage, Tensor};
 
@@ -123,10 +122,8 @@ fn bind(
         } else {
             tensor.range()
         };
-        let (offset, bytes) = (
-            (range.start * Element::SIZE) as u64,
-            (range.len() * Element::SIZE) as u64,
-        );
+        let bytes = |len: usize| tensor.element().bytes(len) as u64;
+        let (offset, bytes) = (bytes(range.start), bytes(range.len()));
         let align = u64::from(gpu.limits().min_storage_buffer_offset_alignment);
         if !offset.is_multiple_of(align) {
             return Err(Error::Value {

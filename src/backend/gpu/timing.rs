@@ -71,7 +71,7 @@ impl Timestamps {
         encoder.resolve_query_set(&self.set, 0..2 * self.passes as u32, &self.resolved, 0);
         gpu.queue.submit([encoder.finish()]);
         // Two words for each of the two.
-        let words = gpu.download(&self.resolved, 0, 4 * self.passes);
+        let words = gpu.download(&self.resolved, 0, 16 * self.passes as u64);
         gpu.wait()?;
         let words = pollster::block_on(words)?;
         let tick = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;

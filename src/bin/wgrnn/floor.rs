@@ -1,7 +1,7 @@
 //! The least time that a call could take on a device with these measured peaks.
 //!
 //! ```text
-//! step of a level      max(2 N |W| / F, 4 |W| / B)         W the recurrent weights
+//! step of a level      max(2 N |W| / F, s |W| / B)         W the recurrent weights, of s bytes each
 //! product over rows    max(flops / F, bytes / B)           input projection, gradients
 //! forward              input products + T steps of every level + L (T + layers - 1)
 //! backward             the same steps + gradients of x, W_ih and W + L (T + layers - 1)
@@ -67,11 +67,11 @@ struct Work {
 }
 
 impl Work {
-    /// The product of an m × k with a k × n matrix.
-    fn product(m: f64, n: f64, k: f64) -> Self {
+    /// The product of an m × k with a k × n matrix, whose elements have so many bytes.
+    fn product(m: f64, n: f64, k: f64, size: f64) -> Self {
         Self {
             flops: 2.0 * m * n * k,
-            bytes: 4.0 * (m * k + k * n + m * n),
+            bytes: 4.0 * (m * k + m * n) + size * k * n,
         }
     }
 }
@@ -90,25 +90,26 @@ pub(crate) fn floor(spec: &LayerSpec, size: Size, mode: Mode, peaks: &Peaks) -> 
     let (steps, batch) = (size.steps as f64, size.batch as f64);
     let (width, units) = (spec.width() as f64, spec.output_size() as f64);
     let rows = steps * batch;
+    let size = spec.precision.element().bytes(2) as f64 / 2.0;
     let mut weights = width * units;
     if spec.cell.projected {
         weights += units * spec.hidden_size as f64;
     }
     let step = Work {
         flops: 2.0 * batch * weights,
-        bytes: 4.0 * weights,
+        bytes: size * weights,
     };
     let mut work = 0.0;
     for level in spec.levels() {
         let input = level.input_size as f64;
-        work += peaks.seconds(Work::product(rows, width, input));
+        work += peaks.seconds(Work::product(rows, width, input, size));
         work += steps * peaks.seconds(step);
         if mode == Mode::Training {
             work += steps * peaks.seconds(step);
             // dx = dgates · W_ih, dW_ih = dgatesᵀ · x, dW = dgatesᵀ · h
-            work += peaks.seconds(Work::product(rows, input, width));
-            work += peaks.seconds(Work::product(width, input, rows));
-            work += peaks.seconds(Work::product(width, units, rows));
+            work += peaks.seconds(Work::product(rows, input, width, size));
+            work += peaks.seconds(Work::product(width, input, rows, 4.0));
+            work += peaks.seconds(Work::product(width, units, rows, 4.0));
         }
     }
     let passes = match mode {
@@ -183,6 +184,13 @@ mod tests {
         let (w_hh, gates, x, w_ih) = (400.0 * 100.0, 1000.0 * 400.0, 1000.0 * 10.0, 400.0 * 10.0);
         let forward = 4.0 * (1000.0 * w_hh + gates + x + w_ih) / 1e9;
         close(floor(&spec(), SIZE, Mode::Inference, &free).work, forward);
+        // Half of it in 16-bit floats, but for x and the gates.
+        let half = LayerSpec {
+            precision: wgrnn::Precision::F16,
+            ..spec()
+        };
+        let halved = forward - 2.0 * (1000.0 * w_hh + w_ih) / 1e9;
+        close(floor(&half, SIZE, Mode::Inference, &free).work, halved);
         // A batch reads the weights no more often; only the products over all rows grow.
         let batch = Size { batch: 8, ..SIZE };
         let forward = 4.0 * (1000.0 * w_hh + 8.0 * (gates + x) + w_ih) / 1e9;

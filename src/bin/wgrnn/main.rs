@@ -97,3 +97,9 @@ fn remember(written: io::Result<()>) {
         failure().get_or_insert(e);
     }
 }
+
+/// What an argument that may only be such a name stands for.
+fn precision(name: &str) -> wgrnn::Precision {
+    let mut all = wgrnn::Precision::ALL.into_iter();
+    all.find(|p| p.name() == name).unwrap_or_default()
+}

@@ -8,7 +8,7 @@ use wgrnn::cell::{self, Cell};
 use wgrnn::kernels::gemm::Form;
 use wgrnn::plan::sequence::{LayerSpec, StepForm, Strategy};
 use wgrnn::plan::{DeviceKind, Force, Role, Target};
-use wgrnn::{Call, Context, Error, Mode, Result, Sequence, Size};
+use wgrnn::{Call, Context, Error, Mode, Precision, Result, Sequence, Size};
 
 use crate::floor::{Bandwidth, Peaks, floor};
 
@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// The form of matrix products, whatever the rules say
     #[arg(long, value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
     product: Option<String>,
+    /// What the kernels read of the weights
+    #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
+    precision: String,
     /// What the device does at most, for the floor as a time: GFLOP/s, GB/s and the microseconds of a
     /// dispatch that waits for the one before. `wgrnn bench` measures them.
     #[arg(long, value_name = "GFLOPS,GBS,US", value_delimiter = ',')]
@@ -103,6 +106,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bidirectional: args.bidirectional,
         bias: !args.no_bias,
         dropout: args.dropout,
+        precision: crate::precision(&args.precision),
         ..own
     };
     let call = call(args);

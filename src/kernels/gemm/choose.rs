@@ -120,6 +120,27 @@ mod tests {
         }
     }
 
+    /// They cannot be A, which the transpose would make of them.
+    #[test]
+    fn sixteen_bit_weights_have_few_rows_but_not_few_columns() {
+        let of = |m, n, force| {
+            let shape = Shape {
+                b_half: true,
+                ..Shape::new(m, n, 512)
+            };
+            choose(&shape, &forced(DeviceKind::Gpu, force)).0
+        };
+        assert_eq!(of(8, 512, Form::Rows), Form::Rows);
+        assert_eq!(of(8, 8, Form::Rows), Form::Rows);
+        for rows in [9, 512] {
+            let chosen = of(rows, 8, Form::Rows);
+            assert!(
+                !matches!(chosen, Form::Rows | Form::RowsSubgroups),
+                "{chosen:?}"
+            );
+        }
+    }
+
     #[test]
     fn subgroups_serve_rows_along_k() {
         let target = Target {

@@ -41,7 +41,7 @@ const BINDINGS: &[Binding] = &[
     Binding::read("a_buffer"),
     Binding::read("bias"),
     Binding::update("c_buffer"),
-    Binding::read("b_buffer"),
+    Binding::read("b_buffer").or_half("B_HALF"),
 ];
 
 /// The kernel of [`Form::Naive`], and the step of every product on the CPU, where its twin runs.

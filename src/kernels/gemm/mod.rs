@@ -66,7 +66,7 @@ impl Activation {
 pub struct Gemm {
     /// m × k
     pub a: Matrix,
-    /// k × n
+    /// k × n; its buffer may also hold 16-bit floats.
     pub b: Matrix,
     /// m × n
     pub c: Matrix,

@@ -5,19 +5,26 @@ use super::params::{Product, Vec4, is_vec4};
 use super::split::Split;
 use super::{GEMM, Gemm, SUM, Shape, choose};
 use crate::error::Result;
-use crate::kernel::Constant;
+use crate::kernel::{Constant, Element};
 use crate::kernels::index;
 use crate::plan::{Builder, Cost, Dispatch, Grid, Matrix, Role};
 
 /// Adds a product that was checked.
 pub(super) fn push(builder: &mut Builder, product: &Gemm) -> Result<()> {
-    let shape = Shape::of(product);
+    let shape = shape_of(builder, product);
     let target = *builder.target();
     let (form, why) = choose(&shape, &target);
     builder.chose(&format!("product {shape}"), form.name(), why);
     match Split::of(&shape, &target) {
         Some(split) if form == Form::SplitK => split_k(builder, split, product),
         _ => multiply(builder, form, product, None),
+    }
+}
+
+fn shape_of(builder: &Builder, product: &Gemm) -> Shape {
+    Shape {
+        b_half: builder.buffer(product.b.buffer).element == Element::Half,
+        ..Shape::of(product)
     }
 }
 
@@ -67,7 +74,7 @@ fn split_k(builder: &mut Builder, split: Split, product: &Gemm) -> Result<()> {
 /// One dispatch of a form that has a kernel of its own, for all of k or for parts of it.
 fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Split>) -> Result<()> {
     let name = GEMM.name;
-    let shape = Shape::of(product);
+    let shape = shape_of(builder, product);
     let by_rows = matches!(form, Form::Rows | Form::RowsSubgroups);
     // The transpose has its bias for each row.
     let turned = by_rows && shape.upright() != shape;
@@ -86,6 +93,7 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
     let (m, n, k) = (c.rows, c.cols, a.cols);
     let (parts, chunk) = split.map_or((1, k), |s| (s.parts, s.chunk));
     let c_part = if parts > 1 { m * n } else { 0 };
+    let of_b = builder.buffer(b.buffer).element.bytes(k * n);
     builder.push(Dispatch {
         kernel: form.kernel(&shape),
         constants: &constants,
@@ -112,7 +120,7 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
         grid: Grid::Groups([x, y, parts]),
         cost: Cost {
             flops: 2 * (m * n * k) as u64,
-            bytes: 4 * (m * k + k * n + parts * m * n + read_c(product)) as u64,
+            bytes: (of_b + 4 * (m * k + parts * m * n + read_c(product))) as u64,
             length: chunk,
         },
     })

@@ -3,6 +3,7 @@
 use super::{Activation, Form, Gemm};
 use crate::error::Result;
 use crate::kernel::{Data, Sample};
+use crate::plan::sequence::Precision;
 use crate::plan::{Builder, Force, Matrix, Role, Target};
 use crate::rng::Rng;
 
@@ -53,13 +54,23 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
         },
     );
     let (pad, extra) = (unit * rng.below(3) as usize, unit * rng.below(2) as usize);
+    // Columns that are few come as rows, and so B as A.
+    let turned = matches!(form, Form::Rows | Form::RowsSubgroups) && m > n;
+    // From further on, so that everything else is as it is without.
+    let mut further = rng.clone();
+    further.uniforms(64, 0.0, 1.0);
+    let of_b = match !turned && further.below(3) == 0 {
+        true => Precision::F16,
+        false => Precision::F32,
+    };
     let mut matrix = |name, rows: usize, cols: usize, transposed: bool, role| {
+        let precision = if name == "b" { of_b } else { Precision::F32 };
         let (r, c) = if transposed {
             (cols, rows)
         } else {
             (rows, cols)
         };
-        let buffer = b.float(name, &[r * (c + pad) + extra], role);
+        let buffer = b.stored(precision, name, &[r * (c + pad) + extra], role);
         let dense = Matrix {
             offset: extra,
             row_stride: c + pad,

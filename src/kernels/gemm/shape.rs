@@ -20,6 +20,8 @@ pub struct Shape {
     pub a_along_k: bool,
     /// The same for B.
     pub b_along_k: bool,
+    /// Whether B holds 16-bit floats, which the kernels read as B alone.
+    pub b_half: bool,
 }
 
 impl Shape {
@@ -31,13 +33,16 @@ impl Shape {
             k,
             a_along_k: true,
             b_along_k: false,
+            b_half: false,
         }
     }
 
-    /// How many rows or columns there are, if that is few.
+    /// How many rows or columns there are, if that is few. Columns are rows of the transpose, for which
+    /// B must be one that can be A.
     pub fn few(&self) -> Option<usize> {
         let few = self.m.min(self.n);
-        (1..=MOST_FEW).contains(&few).then_some(few)
+        let possible = self.m <= self.n || !self.b_half;
+        ((1..=MOST_FEW).contains(&few) && possible).then_some(few)
     }
 
     /// That of the product or of its transpose, whichever has no more rows than columns.
@@ -52,6 +57,7 @@ impl Shape {
             k: self.k,
             a_along_k: self.b_along_k,
             b_along_k: self.a_along_k,
+            b_half: false,
         }
     }
 
@@ -66,11 +72,13 @@ impl Shape {
     }
 }
 
-/// As in `400x2048x512 NT`: m, n, k, and which of A and B are stored transposed.
+/// As in `400x2048x512 NT f16`: m, n, k, which of A and B are stored transposed, and whether B is in
+/// 16-bit floats.
 impl Display for Shape {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let letter = |transposed| if transposed { 'T' } else { 'N' };
         let (a, b) = (letter(!self.a_along_k), letter(self.b_along_k));
-        write!(f, "{}x{}x{} {a}{b}", self.m, self.n, self.k)
+        let half = if self.b_half { " f16" } else { "" };
+        write!(f, "{}x{}x{} {a}{b}{half}", self.m, self.n, self.k)
     }
 }

@@ -115,6 +115,7 @@ pub fn backward(
                 ),
                 work: LevelGradients {
                     packed: pass.pack_back(b)?,
+                    weight_hh_half: pass.half_weight_hh(b)?,
                     ..work(b, run, level)
                 },
                 pass,
@@ -149,6 +150,7 @@ pub(super) fn work(b: &mut Builder, run: &Run, level: &Level) -> LevelGradients 
         dstate: float("dstate", &[states]),
         outer: cell.hands_back().then(|| float("outer", &[rows, output])),
         packed: None,
+        weight_hh_half: None,
     }
 }
 
@@ -334,8 +336,10 @@ impl LevelBackward<'_> {
         Ok(())
     }
 
+    /// W_hh as the kernels read it.
     fn weight_hh(&self) -> BufferId {
-        self.pass.weights.levels[self.pass.number()].weight_hh
+        let own = self.pass.weights.levels[self.pass.number()].weight_hh;
+        self.work.weight_hh_half.unwrap_or(own)
     }
 
     /// Some blocks of rows of gate gradients.
@@ -463,7 +467,8 @@ impl LevelBackward<'_> {
     fn input(&self, b: &mut Builder, block: Block) -> Result<()> {
         let Some(dx) = self.dx else { return Ok(()) };
         let (run, level) = (self.pass.run, self.pass.level);
-        let weight_ih = self.pass.weights.levels[self.pass.number()].weight_ih;
+        let weights = &self.pass.weights.levels[self.pass.number()];
+        let weight_ih = weights.weight_ih_half.unwrap_or(weights.weight_ih);
         let dgates = self.dgates(block.local..block.local + block.len);
         let rows = Matrix::dense(dx, run.rows(), level.input_size);
         for (nth, blocks) in run.spec().cell.input_gradient.iter().enumerate() {

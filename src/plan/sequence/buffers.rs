@@ -2,7 +2,7 @@
 
 use super::form::{Way, packing};
 use super::run::Run;
-use super::spec::{LayerSpec, Level};
+use super::spec::{LayerSpec, Level, Precision};
 use super::strategy::{UNITS, choose};
 use crate::kernels::pack::Blocks;
 use crate::kernels::simd::pack::Packing;
@@ -28,11 +28,15 @@ pub struct LevelWeights {
     pub weight_hh_t: BufferId,
     /// `[H, P]`, likewise.
     pub weight_hr_t: Option<BufferId>,
+    /// `[G·H, I]`, likewise: W_ih as 16-bit floats, in that precision, with zeros behind it to a whole word.
+    pub weight_ih_half: Option<BufferId>,
 }
 
 /// The buffers of a layer's weights.
 #[derive(Debug, Clone)]
 pub struct Weights {
+    /// What the kernels read.
+    pub precision: Precision,
     /// How the recurrent weights are packed, unless they are only transposed.
     pub packed: Option<Blocks>,
     /// For each level.
@@ -49,8 +53,8 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     b.chose("steps of the layer", strategy.name(), &why);
     let packed = packing(spec, b.target(), Way::Forward);
     let mut named: Vec<(String, BufferId)> = Vec::new();
-    let mut add = |name: String, shape: &[usize]| {
-        let id = b.float(&name, shape, Role::Weight);
+    let mut stored = |precision, name: String, shape: &[usize]| {
+        let id = b.stored(precision, &name, shape, Role::Weight);
         named.push((name, id));
         id
     };
@@ -58,8 +62,10 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     let shape = packed.map_or(vec![output, width], |blocks| vec![blocks.len()]);
     let mut trained = Vec::new();
     let mut levels = Vec::new();
-    let zeros = (!spec.bias).then(|| add("zero_bias".to_owned(), &[width]));
+    let precision = spec.precision;
+    let zeros = (!spec.bias).then(|| stored(Precision::F32, "zero_bias".to_owned(), &[width]));
     for level in spec.levels() {
+        let mut add = |name, shape: &[usize]| stored(Precision::F32, name, shape);
         let suffix = level.suffix();
         let of_level: Vec<(&str, BufferId)> = spec
             .level_shapes(&level)
@@ -70,6 +76,10 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
         let find = |name: &str| of_level.iter().find(|(n, _)| *n == name).map(|(_, id)| *id);
         // The first two are always there.
         let (weight_ih, weight_hh) = (of_level[0].1, of_level[1].1);
+        let weight_hr_t =
+            find("weight_hr").map(|_| add(format!("weight_hr_t_{suffix}"), &[hidden, output]));
+        let mut add =
+            |name: &str, len: &[usize]| stored(precision, format!("{name}_{suffix}"), len);
         levels.push(LevelWeights {
             weight_ih,
             weight_hh,
@@ -77,12 +87,16 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
             bias_hh: find("bias_hh").or(zeros).unwrap_or(weight_hh),
             weight_hr: find("weight_hr"),
             weight_p: find("weight_p"),
-            weight_hh_t: add(format!("weight_hh_t_{suffix}"), &shape),
-            weight_hr_t: find("weight_hr")
-                .map(|_| add(format!("weight_hr_t_{suffix}"), &[hidden, output])),
+            weight_hh_t: add("weight_hh_t", &shape),
+            weight_hr_t,
+            weight_ih_half: (precision == Precision::F16).then(|| {
+                let len = Blocks::copy(width * level.input_size).len();
+                add("weight_ih_half", &[len])
+            }),
         });
     }
     Weights {
+        precision,
         packed,
         levels,
         trained,

@@ -7,7 +7,7 @@
 //! software Vulkan all steps are in blocks.
 
 use super::buffers::{blocks_back, blocks_forward, sizes};
-use super::spec::LayerSpec;
+use super::spec::{LayerSpec, Precision};
 use super::strategy::{Strategy, choose as strategy};
 use crate::cell::{Forms, Pass, Units};
 use crate::kernel::Constant;
@@ -180,6 +180,10 @@ pub(super) fn choose(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepF
     match target.force.step {
         None => (chosen, why),
         Some(forced) if forced == chosen => (chosen, "forced, and the rule's choice".to_owned()),
+        Some(StepForm::Plain) if spec.precision == Precision::F16 => (
+            chosen,
+            "plain was forced, but it has no 16-bit weights".to_owned(),
+        ),
         Some(StepForm::Plain) => (StepForm::Plain, format!("forced; the rule: {why}")),
         Some(forced) => match possible(spec, shape.way).and_then(|()| forced.fits(shape, target)) {
             Ok(()) => (forced, format!("forced; the rule: {why}")),
@@ -204,6 +208,9 @@ fn by_rule(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepForm, Strin
         return (StepForm::Plain, needs);
     }
     let (form, why) = match target.kind {
+        DeviceKind::Cpu if spec.precision == Precision::F16 => {
+            (StepForm::Blocks, "16-bit weights are packed")
+        }
         DeviceKind::Cpu => (StepForm::Plain, "on the CPU a step is a matrix product"),
         DeviceKind::Software => (
             StepForm::Blocks,
@@ -473,6 +480,31 @@ mod tests {
                             assert_eq!(form == StepForm::Plain, plain, "{cell:?} {step:?}");
                         }
                     }
+                }
+            }
+        }
+    }
+
+    /// Whatever is asked for, since a plain step reads weights as they are.
+    #[test]
+    fn sixteen_bit_weights_have_no_plain_form() {
+        let plain = |kind| forced(kind, StepForm::Plain);
+        for target in DeviceKind::ALL
+            .into_iter()
+            .flat_map(|kind| [plain(kind), by_steps(Target::portable(kind), None)])
+        {
+            for (cell, way) in [&LSTM, &GRU, &RNN_TANH]
+                .into_iter()
+                .flat_map(|cell| WAYS.map(|way| (cell, way)))
+            {
+                let spec = LayerSpec {
+                    precision: Precision::F16,
+                    ..LayerSpec::new(cell, 3, 100)
+                };
+                assert!(packing(&spec, &target, way).is_some());
+                for count in [1, 40] {
+                    let (form, why) = choose(&spec, &target, &Shape::new(&spec, way, count));
+                    assert_ne!(form, StepForm::Plain, "{why}");
                 }
             }
         }

@@ -4,7 +4,7 @@ use super::buffers::{States, Weights};
 use super::call::Order;
 use super::form::{Way, packing};
 use super::run::{Block, Run, Segment};
-use super::spec::Level;
+use super::spec::{Level, Precision};
 use super::step::{At, Output};
 use super::strategy::Strategy;
 use super::{BufferId, Builder, Matrix, Role, check_len, check_rows, check_weights};
@@ -13,6 +13,7 @@ use crate::kernels::copy::copy;
 use crate::kernels::dropout::{self, Dropout};
 use crate::kernels::gemm::Gemm;
 use crate::kernels::mask::Mask;
+use crate::kernels::pack::Blocks;
 use crate::kernels::state::{Load, MaskRows};
 
 /// Where a forward pass reads and writes.
@@ -206,9 +207,24 @@ impl Pass<'_> {
             return Ok(None);
         };
         let name = format!("weight_back_{}", self.level.suffix());
-        let packed = b.float(&name, &[blocks.len()], Role::Scratch);
+        let precision = self.run.spec().precision;
+        let packed = b.stored(precision, &name, &[blocks.len()], Role::Scratch);
         blocks.push(b, self.weights.levels[self.number()].weight_hh, packed)?;
         Ok(Some(packed))
+    }
+
+    /// W_hh as 16-bit floats, in that precision, for the gradient of the states before the first step.
+    pub(super) fn half_weight_hh(&self, b: &mut Builder) -> Result<Option<BufferId>> {
+        let precision = self.run.spec().precision;
+        if precision == Precision::F32 {
+            return Ok(None);
+        }
+        let source = self.weights.levels[self.number()].weight_hh;
+        let blocks = Blocks::copy(b.buffer(source).len());
+        let name = format!("weight_hh_half_{}", self.level.suffix());
+        let half = b.stored(precision, &name, &[blocks.len()], Role::Scratch);
+        blocks.push(b, source, half)?;
+        Ok(Some(half))
     }
 
     /// gates = X · W_ihᵀ + b_ih for some rows.
@@ -221,7 +237,8 @@ impl Pass<'_> {
             row_stride: row,
             ..Matrix::dense(gates, self.run.most_rows(), spec.width())
         };
-        let weight = Matrix::dense(weights.weight_ih, spec.width(), self.level.input_size);
+        let weight_ih = weights.weight_ih_half.unwrap_or(weights.weight_ih);
+        let weight = Matrix::dense(weight_ih, spec.width(), self.level.input_size);
         Gemm {
             bias: weights.bias_ih,
             ..Gemm::new(

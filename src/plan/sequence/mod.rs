@@ -25,6 +25,7 @@ mod streams;
 use super::{BufferId, Builder, Matrix, Role};
 use crate::error::{Error, Result};
 use crate::kernels::copy::copy;
+use crate::kernels::pack::Blocks;
 use crate::kernels::transpose::transpose;
 
 pub use backward::{Backward, BackwardArgs, backward};
@@ -36,12 +37,12 @@ use form::packing;
 pub use forward::{Ends, forward};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
-pub use spec::{LayerSpec, Level};
+pub use spec::{LayerSpec, Level, Precision};
 pub use strategy::{Strategy, choose};
 pub(crate) use streams::sample as sample_stream;
 pub use streams::{StreamStates, streams};
 
-/// Adds the packing of the recurrent weights, needed whenever they have changed.
+/// Adds the packing of the weights, needed whenever they have changed.
 ///
 /// # Errors
 /// If the buffers are not those of [`weights`].
@@ -50,6 +51,10 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
         match weights.packed {
             None => transpose(b, level.weight_hh, level.weight_hh_t)?,
             Some(blocks) => blocks.push(b, level.weight_hh, level.weight_hh_t)?,
+        }
+        if let Some(half) = level.weight_ih_half {
+            let len = b.buffer(level.weight_ih).len();
+            Blocks::copy(len).push(b, level.weight_ih, half)?;
         }
         if let (Some(from), Some(to)) = (level.weight_hr, level.weight_hr_t) {
             transpose(b, from, to)?;
@@ -80,9 +85,14 @@ fn check_len(b: &Builder, arg: &str, id: BufferId, len: usize) -> Result<()> {
     }
 }
 
-/// Refuses the weights of a layer with another number of levels, or packed for other kernels.
+/// Refuses the weights of a layer with another number of levels, in another precision, or packed for
+/// other kernels.
 fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
     let spec = run.spec();
+    if weights.precision != spec.precision {
+        let [expected, got] = [spec.precision, weights.precision].map(|p| format!("in {p}"));
+        return Err(Error::value("layer", "weights", expected, got));
+    }
     let packed = packing(spec, run.target(), Way::Forward);
     if weights.packed != packed {
         let [expected, got] = [packed, weights.packed].map(|blocks| match blocks {

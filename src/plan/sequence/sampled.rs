@@ -85,7 +85,10 @@ impl<'a> Sampled<'a> {
     fn work(&self, b: &mut Builder) -> LevelGradients {
         let packed = packing(self.run.spec(), self.run.target(), Way::Back);
         LevelGradients {
-            packed: packed.map(|p| b.float("weight_back", &[p.len()], Role::Scratch)),
+            packed: packed.map(|p| {
+                let precision = self.run.spec().precision;
+                b.stored(precision, "weight_back", &[p.len()], Role::Scratch)
+            }),
             ..work(b, self.run, &self.level)
         }
     }

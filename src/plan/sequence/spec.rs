@@ -1,13 +1,63 @@
 //! What a layer is: its cell, its sizes and its options, as plain data.
 
+use std::fmt;
+
 use crate::activation::Activation;
 use crate::cell::{Cell, CellOption};
 use crate::error::{Error, Result};
+use crate::kernel::Element;
 use crate::kernels::gates::ACTIVATIONS;
 
 const OP: &str = "layer";
 /// More than anybody stacks, and few enough to list the weights of all.
 const MOST_LAYERS: usize = 4096;
+
+/// What the kernels read of a layer's weights. Sums, activations, states and gradients are `f32` in any
+/// case, and so are the weights that a caller reads and writes and an optimizer changes.
+///
+/// With [`Precision::F16`] [`prepare`](super::prepare) rounds a copy of W_hh and W_ih to the nearest 16-bit
+/// floats, ties to even, and all products of a call read that copy: half the bytes of every step. Biases
+/// and peepholes are not rounded, except that [`streams`](super::streams) pack b_ih with the weights. The
+/// gradients are those of the rounded weights. Weights from 65520 on become infinite.
+///
+/// No optional feature of the device is needed; only Mesa's Vulkan drivers for hardware without 16-bit
+/// floats cannot. They refuse such a layer with [`Error::Unsupported`], and so do cells without kernels
+/// for it: GRU with the reset before the product, and LSTM with a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Precision {
+    /// 32-bit floats, the weights themselves.
+    #[default]
+    F32,
+    /// 16-bit floats.
+    F16,
+}
+
+impl Precision {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F16];
+
+    /// Its name, as a tool writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// What a buffer of weights holds.
+    pub fn element(self) -> Element {
+        match self {
+            Self::F32 => Element::Float,
+            Self::F16 => Element::Half,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// What kind of layer, and how large: one or more layers of the same cell on top of each other, each
 /// with one direction or two.
@@ -39,6 +89,8 @@ pub struct LayerSpec {
     pub cell_clip: Option<f64>,
     /// Whether the forget gate is 1 minus the input gate.
     pub coupled: bool,
+    /// What the kernels read of the weights.
+    pub precision: Precision,
 }
 
 /// One direction of one layer.
@@ -86,6 +138,7 @@ impl LayerSpec {
             clip: None,
             cell_clip: None,
             coupled: false,
+            precision: Precision::F32,
         }
     }
 
@@ -240,6 +293,15 @@ impl LayerSpec {
                     needs,
                 });
             }
+        }
+        // The plain form of a step, which cells without another have, reads the weights as they are.
+        if self.precision == Precision::F16 && cell.forms.iter().any(Option::is_none) {
+            let needs =
+                "kernels that read 16-bit weights (precision f16), forward and back".to_owned();
+            return Err(Error::Unsupported {
+                op: cell.name,
+                needs,
+            });
         }
         let used = self.activations.iter().take(cell.activations.len());
         used.into_iter().try_for_each(|a| a.check(OP))

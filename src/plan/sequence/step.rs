@@ -39,6 +39,8 @@ pub(crate) struct LevelGradients {
     pub(crate) outer: Option<BufferId>,
     /// W_hh packed for the kernels, unless they take it as it is.
     pub(crate) packed: Option<BufferId>,
+    /// W_hh as 16-bit floats, in that precision.
+    pub(crate) weight_hh_half: Option<BufferId>,
 }
 
 /// One level of a run, and the segment and the step that are to be added.
@@ -89,12 +91,13 @@ impl At<'_> {
         self.push(b, Way::Forward, pass, moment, y, save, &known)
     }
 
-    fn forward_buffers(&self, y: Output) -> [(&'static str, Option<BufferId>); 8] {
+    fn forward_buffers(&self, y: Output) -> [(&'static str, Option<BufferId>); 9] {
         let (w, s) = (self.weights, self.states);
         [
             ("gates", Some(s.gates)),
             ("weight_hh_t", Some(w.weight_hh_t)),
             ("weight_quads", Some(w.weight_hh_t)),
+            ("weight_blocks", Some(w.weight_hh_t)),
             ("weight_hr_t", w.weight_hr_t),
             ("h", Some(s.h)),
             ("c", s.c),
@@ -227,7 +230,9 @@ impl At<'_> {
         });
         let again = moments.len().saturating_sub(1) * spec.width() * spec.output_size();
         Cost {
-            bytes: total.bytes.saturating_sub(4 * again as u64),
+            bytes: total
+                .bytes
+                .saturating_sub(spec.precision.element().bytes(again) as u64),
             ..total
         }
     }
@@ -249,7 +254,7 @@ impl At<'_> {
         &self,
         dy: Output,
         work: &LevelGradients,
-    ) -> [(&'static str, Option<BufferId>); 10] {
+    ) -> [(&'static str, Option<BufferId>); 11] {
         let (w, s) = (self.weights, self.states);
         [
             ("saved_gates", Some(s.gates)),
@@ -257,6 +262,7 @@ impl At<'_> {
             ("saved_c", s.c),
             ("weight_hh", Some(work.packed.unwrap_or(w.weight_hh))),
             ("weight_quads_back", work.packed),
+            ("weight_blocks_back", work.packed),
             ("weight_hr", w.weight_hr),
             ("dy", Some(dy.buffer)),
             ("dgates", Some(work.dgates)),
@@ -450,12 +456,12 @@ pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) ->
             1
         };
         let each = match pass.buffer(binding.name) {
-            "weight_hh" | "weight_quads_back" => {
+            "weight_hh" | "weight_quads_back" | "weight_blocks_back" => {
                 weights += width * output;
                 length = width;
                 continue;
             }
-            "weight_hh_t" | "weight_quads" => {
+            "weight_hh_t" | "weight_quads" | "weight_blocks" => {
                 weights += width * output;
                 length = output;
                 continue;
@@ -481,7 +487,7 @@ pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) ->
     let gates = count * width;
     Cost {
         flops: (2 * count * weights + 10 * gates) as u64,
-        bytes: 4 * (weights + touched) as u64,
+        bytes: (spec.precision.element().bytes(weights) + 4 * touched) as u64,
         length,
     }
 }

@@ -130,7 +130,7 @@ fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
             None => vec![rows, spec.width()],
             Some([_, blocks]) => vec![blocks.len()],
         };
-        let packed = b.float(&name("weight_stream"), &shape, Role::Saved);
+        let packed = b.stored(spec.precision, &name("weight_stream"), &shape, Role::Saved);
         states.packed.push(packed);
     }
     if spec.num_layers > 1 {
@@ -227,6 +227,7 @@ fn step(
         ("gates", Some(x)),
         ("weight_hh_t", Some(states.packed[layer])),
         ("weight_quads", Some(states.packed[layer])),
+        ("weight_blocks", Some(states.packed[layer])),
         ("weight_hr_t", w.weight_hr_t),
         ("bias_hh", Some(w.bias_hh)),
         ("weight_p", Some(w.weight_p.unwrap_or(w.bias_hh))),

@@ -22,7 +22,7 @@ use wgrnn::kernels::gemm::Form;
 use wgrnn::plan::Force;
 use wgrnn::plan::sequence::{StepForm, Strategy};
 use wgrnn::tune::Tuning;
-use wgrnn::{Context, Error, Result};
+use wgrnn::{Context, Error, Precision, Result};
 
 use crate::floor::{Bandwidth, Peaks};
 use measure::Limits;
@@ -56,9 +56,9 @@ pub(crate) struct Args {
     /// The first adapter whose name or backend contains this, software adapters included
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
-    /// The type of the numbers
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
-    precision: Precision,
+    /// What the kernels read of the weights
+    #[arg(long, value_name = "NAME", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
+    precision: String,
     /// How the steps of a layer are run, wherever it can be, whatever the rules say
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
     strategy: Option<String>,
@@ -96,21 +96,6 @@ enum Backend {
     Gpu,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Precision {
-    F32,
-    F16,
-}
-
-impl Precision {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-        }
-    }
-}
-
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
@@ -119,7 +104,10 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let shapes = shapes::load(args.shapes.as_deref())?;
+    let mut shapes = shapes::load(args.shapes.as_deref())?;
+    for shape in &mut shapes {
+        shape.precision = crate::precision(&args.precision);
+    }
     let selected = select(args, &shapes)?;
     for path in [&args.json, &args.roofline, &args.tune]
         .into_iter()
@@ -130,9 +118,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
     let context = context(args)?.forcing(force(args));
     println!("{}", context.name());
-    if args.precision == Precision::F16 {
-        return without_f16(args, &context, selected);
-    }
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),
         budget: Duration::from_secs_f64(args.budget),
@@ -148,9 +133,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if setup.profiled && setup.context.is_gpu() {
         println!("profiles: a compute pass for each dispatch, which takes longer than in the call");
     }
-    let settings = settings(args, &setup.context, Some(peaks));
-    let (json, dtype) = (args.json.as_deref(), args.precision.name());
-    let mut report = Report::new(json, &name, dtype, settings);
+    let settings = settings(args, &setup.context, peaks);
+    let json = args.json.as_deref();
+    let mut report = Report::new(json, &name, &args.precision, settings);
     let mut series = Vec::new();
     for (shape, mode) in selected {
         let trial = chosen(&setup, tuning.as_mut(), shape, mode)
@@ -208,18 +193,6 @@ fn chosen(
     }
 }
 
-/// What is said of every shape until there is `f16`.
-fn without_f16(args: &Args, context: &Context, selected: Vec<(&Shape, Mode)>) -> Result<ExitCode> {
-    let (json, dtype) = (args.json.as_deref(), args.precision.name());
-    let settings = settings(args, context, None);
-    let mut report = Report::new(json, &context.name(), dtype, settings);
-    for (shape, mode) in selected {
-        let note = "f16 is not supported yet".to_owned();
-        report.add(shape, mode, &Row::Failed(Status::Unsupported, note))?;
-    }
-    Ok(report.status())
-}
-
 fn peaks_line(peaks: &Peaks) -> String {
     format!(
         "measured here: {:.1} GFLOP/s at most, {:.1} GB/s from memory, {:.1} GB/s from caches, {:.2} us a dispatch",
@@ -231,7 +204,7 @@ fn peaks_line(peaks: &Peaks) -> String {
 }
 
 /// What the results were measured with and on.
-fn settings(args: &Args, context: &Context, peaks: Option<&Peaks>) -> Value {
+fn settings(args: &Args, context: &Context, peaks: &Peaks) -> Value {
     let adapter = context.wgpu().map(|(device, _)| {
         let info = device.adapter_info();
         json!({
@@ -241,13 +214,12 @@ fn settings(args: &Args, context: &Context, peaks: Option<&Peaks>) -> Value {
             "driver": format!("{} {}", info.driver, info.driver_info).trim(),
         })
     });
-    let peaks = peaks.map(|peaks| {
-        let of = |b: &Bandwidth| json!({ "mb": rounded(b.bytes / 1e6), "gb_per_s": rounded(b.rate / 1e9) });
-        json!({
-            "gflops": rounded(peaks.flops / 1e9),
-            "bandwidth": peaks.bandwidths.iter().map(of).collect::<Vec<_>>(),
-            "dispatch_us": rounded(peaks.dispatch * 1e6),
-        })
+    let of =
+        |b: &Bandwidth| json!({ "mb": rounded(b.bytes / 1e6), "gb_per_s": rounded(b.rate / 1e9) });
+    let peaks = json!({
+        "gflops": rounded(peaks.flops / 1e9),
+        "bandwidth": peaks.bandwidths.iter().map(of).collect::<Vec<_>>(),
+        "dispatch_us": rounded(peaks.dispatch * 1e6),
     });
     json!({
         "min_time_s": args.min_time,

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use wgrnn::cell::{self, Cell};
 use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::{Call, Error, Result, Size};
+use wgrnn::{Call, Error, Precision, Result, Size};
 
 /// What is timed without `--shapes`.
 const BUNDLED: &str = include_str!("../../../../benches/shapes.toml");
@@ -37,6 +37,9 @@ pub(super) struct Shape {
     pub(super) steps: usize,
     pub(super) mode: Vec<Mode>,
     pub(super) group: Group,
+    /// What `--precision` says.
+    #[serde(skip)]
+    pub(super) precision: Precision,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -175,6 +178,7 @@ impl Shape {
             proj_size: self.proj,
             num_layers: self.layers,
             bidirectional: self.bidirectional,
+            precision: self.precision,
             ..LayerSpec::new(self.cell(), self.input, self.hidden)
         }
     }

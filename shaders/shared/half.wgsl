@@ -1,0 +1,43 @@
+// Weights that are stored as f32 or, with HALF, as 16-bit floats, two to a word with the
+// first in its lower half. A sum reads them, widens them exactly, and goes on in f32.
+//
+// They are unpacked by `unpack2x16float`, which every WebGPU device has, rather than declared
+// as `f16`, for which it needs a feature: four weights are one load of 8 bytes either way.
+
+// 1: the weights are 16-bit floats.
+const HALF: u32 = 0u;
+
+#if HALF
+// What holds one weight, and four neighbours.
+alias Weight = u32;
+alias FourWeights = vec2u;
+
+fn four_weights(stored: FourWeights) -> vec4f {
+    return vec4f(unpack2x16float(stored.x), unpack2x16float(stored.y));
+}
+
+// The place of what holds weight `at`, and the weight.
+fn weight_place(at: u32) -> u32 {
+    return at / 2u;
+}
+
+fn one_weight(stored: Weight, at: u32) -> f32 {
+    let both = unpack2x16float(stored);
+    return select(both.x, both.y, at % 2u == 1u);
+}
+#else
+alias Weight = f32;
+alias FourWeights = vec4f;
+
+fn four_weights(stored: FourWeights) -> vec4f {
+    return stored;
+}
+
+fn weight_place(at: u32) -> u32 {
+    return at;
+}
+
+fn one_weight(stored: Weight, at: u32) -> f32 {
+    return stored;
+}
+#end
