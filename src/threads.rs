@@ -39,7 +39,17 @@ pub(crate) fn share_out<T: Send>(workers: usize, parts: Vec<T>, work: impl Fn(T)
 }
 
 /// Keeps the threads of the pool awake while `work` runs. They do whatever the pool has for them.
+///
+/// One caller at a time does so: the wakeful threads serve all. Were there several, one that is done might
+/// wait for another, whose watch has come to run on top of its own. On a thread of the pool itself `work`
+/// just runs, since there the caller has the pool for its own ends.
 pub(crate) fn awake<T>(work: impl FnOnce() -> T) -> T {
+    static KEPT: AtomicBool = AtomicBool::new(false);
+    let in_pool = rayon::current_thread_index().is_some();
+    if in_pool || KEPT.swap(true, Ordering::Acquire) {
+        return work();
+    }
+    let _free = OnDrop(|| KEPT.store(false, Ordering::Release));
     let over = AtomicBool::new(false);
     let keep = |_| {
         while !over.load(Ordering::Relaxed) {
@@ -49,18 +59,18 @@ pub(crate) fn awake<T>(work: impl FnOnce() -> T) -> T {
         }
     };
     let work = || {
-        // Also if it panics.
-        let _ends = Ends(&over);
+        let _ends = OnDrop(|| over.store(true, Ordering::Relaxed));
         work()
     };
     beside(rayon::current_num_threads() - 1, keep, work)
 }
 
-struct Ends<'a>(&'a AtomicBool);
+/// Does something at the end, also of a panic.
+struct OnDrop<F: Fn()>(F);
 
-impl Drop for Ends<'_> {
+impl<F: Fn()> Drop for OnDrop<F> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        (self.0)();
     }
 }
 
@@ -117,7 +127,32 @@ mod tests {
 
     #[test]
     fn a_panic_passes_through() {
-        let caught = std::panic::catch_unwind(|| awake(|| panic!("as intended")));
-        assert!(caught.is_err());
+        for _ in 0..2 {
+            let caught = std::panic::catch_unwind(|| awake(|| panic!("as intended")));
+            assert!(caught.is_err());
+        }
+    }
+
+    /// None waits for one that began later and is longer.
+    #[test]
+    fn several_at_once() {
+        let ends = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for nth in 0..8_u64 {
+                let ends = &ends;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        awake(|| {
+                            crew(2, |_| {
+                                std::thread::sleep(std::time::Duration::from_micros(50 * nth))
+                            });
+                        });
+                    }
+                    ends.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(ends.into_inner(), 8);
+        rayon::scope(|_| awake(|| crew(2, |_| ())));
     }
 }
