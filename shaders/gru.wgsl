@@ -96,14 +96,14 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
 @group(0) @binding(4) var<storage, read> weight_blocks_back: array<Weight>;
 
 // Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
-fn four_weight_hh_t(row: u32, nth: u32) -> vec4f {
-    var w = vec4f();
+fn four_weight_hh_t(row: u32, nth: u32) -> FourWeights {
+    var w = FourWeights();
     if row < 3u * PADDED {
         let at = weights_of(row, 3u);
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = block_weight(at + k * 3u * UNITS);
+                w = with_block_weight(w, i, at + k * 3u * UNITS);
             }
         }
     }
@@ -161,7 +161,7 @@ fn sequence_forward(
         #end
         #unroll k 0..KEPT_TERMS
         #unroll n 0..TILE
-        a{q}_{n} += w{q}_{k} * terms_at({n}u * TERMS_ROW + 4u * {k}u);
+        a{q}_{n} += four_weights(w{q}_{k}) * terms_at({n}u * TERMS_ROW + 4u * {k}u);
         #end
         #end
         if row{q} < 3u * PADDED {
@@ -269,14 +269,14 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
 }
 
 // Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
-fn four_weight_hh(row: u32, nth: u32) -> vec4f {
-    var w = vec4f();
+fn four_weight_hh(row: u32, nth: u32) -> FourWeights {
+    var w = FourWeights();
     if row < 3u * PADDED {
         let at = weights_back(row);
         for (var i = 0u; i < 4u; i++) {
             let k = 4u * nth + i;
             if k < HIDDEN {
-                w[i] = block_weight_back(at + k * UNITS);
+                w = with_block_weight_back(w, i, at + k * UNITS);
             }
         }
     }
@@ -336,7 +336,7 @@ fn sequence_backward(
         #end
         #unroll k 0..KEPT_TERMS
         #unroll n 0..TILE
-        a{q}_{n} += w{q}_{k} * terms_at(({n}u * 3u + gate{q}) * TERMS_ROW + 4u * {k}u);
+        a{q}_{n} += four_weights(w{q}_{k}) * terms_at(({n}u * 3u + gate{q}) * TERMS_ROW + 4u * {k}u);
         #end
         #end
         if row{q} < 3u * PADDED {

@@ -349,7 +349,7 @@ fn precisions_are_not_mixed() -> Result<()> {
 #[test]
 fn half_the_bytes() -> Result<()> {
     let call = Call::training(SIZE);
-    for hidden in [64, 70] {
+    for hidden in [64, 200] {
         let spec = Lstm::new(12, hidden).spec();
         let [whole, half] =
             [spec, in_f16(&spec)].map(|spec| Sequence::plan(&spec, &call, &Target::default()));

@@ -25,6 +25,13 @@ fn one_weight(stored: Weight, at: u32) -> f32 {
     let both = unpack2x16float(stored);
     return select(both.x, both.y, at % 2u == 1u);
 }
+
+// Four weights with that one as the i-th, which was 0.
+fn with_weight(four: FourWeights, i: u32, stored: Weight, at: u32) -> FourWeights {
+    var changed = four;
+    changed[i / 2u] |= ((stored >> (16u * (at % 2u))) & 0xffffu) << (16u * (i % 2u));
+    return changed;
+}
 #else
 alias Weight = f32;
 alias FourWeights = vec4f;
@@ -39,5 +46,11 @@ fn weight_place(at: u32) -> u32 {
 
 fn one_weight(stored: Weight, at: u32) -> f32 {
     return stored;
+}
+
+fn with_weight(four: FourWeights, i: u32, stored: Weight, at: u32) -> FourWeights {
+    var changed = four;
+    changed[i] = stored;
+    return changed;
 }
 #end

@@ -10,7 +10,8 @@
 //      storage without a barrier, and leaves the terms of the next step in workgroup memory.
 //
 // With KEPT_TERMS an invocation keeps the weights of its KEPT_ROWS sums in registers: variables with
-// names of their own, since an array that is indexed at run time would be spilled. A step then reads
+// names of their own, since an array that is indexed at run time would be spilled; with HALF two to a
+// register. A step then reads
 // from storage only what belongs to it. Without, the weights are read in every step.
 //
 // Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS]: neighbouring invocations
@@ -78,6 +79,15 @@ fn block_weight(at: u32) -> f32 {
 
 fn block_weight_back(at: u32) -> f32 {
     return one_weight(weight_blocks_back[weight_place(at)], at);
+}
+
+// Four weights with weight `at` as the i-th, which was 0.
+fn with_block_weight(four: FourWeights, i: u32, at: u32) -> FourWeights {
+    return with_weight(four, i, weight_blocks[weight_place(at)], at);
+}
+
+fn with_block_weight_back(four: FourWeights, i: u32, at: u32) -> FourWeights {
+    return with_weight(four, i, weight_blocks_back[weight_place(at)], at);
 }
 
 // The place of a unit's sum of a gate among those of a sequence.

@@ -1,6 +1,7 @@
 //! How the steps of a level are run, and the rules that choose it.
 
 use super::spec::LayerSpec;
+use crate::kernel::Element;
 use crate::plan::{DeviceKind, Target};
 
 /// How the steps of a level are run.
@@ -83,13 +84,19 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
             Strategy::Steps,
             "an adapter on the CPU keeps no weights in registers".to_owned(),
         ),
-        DeviceKind::Gpu if kept <= MOST_KEPT => (
+        DeviceKind::Gpu if kept <= most_kept(spec) => (
             Strategy::Sequence,
-            format!("an invocation keeps {kept} weights, at most {MOST_KEPT}"),
+            format!(
+                "an invocation keeps {kept} weights, at most {}",
+                most_kept(spec)
+            ),
         ),
         DeviceKind::Gpu => (
             Strategy::Steps,
-            format!("H {hidden}: an invocation would keep {kept} weights, more than {MOST_KEPT}"),
+            format!(
+                "H {hidden}: an invocation would keep {kept} weights, more than {}",
+                most_kept(spec)
+            ),
         ),
     }
 }
@@ -98,6 +105,11 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
 fn kept(spec: &LayerSpec, target: &Target) -> usize {
     let rows = padded(spec.hidden_size) * spec.cell.gates;
     rows.div_ceil(threads(spec, target)) * spec.hidden_size.next_multiple_of(4)
+}
+
+/// And that it may keep: [`MOST_KEPT`], or of 16 bits two in a register.
+fn most_kept(spec: &LayerSpec) -> usize {
+    MOST_KEPT * Element::Float.bytes(2) / spec.precision.element().bytes(2)
 }
 
 /// H with the last block filled.
@@ -117,7 +129,7 @@ pub(crate) fn team(spec: &LayerSpec, target: &Target, batch: usize) -> Team {
     Team {
         threads: threads(spec, target),
         tile: wanted.min(most.max(1)),
-        rows: match kept(spec, target) <= MOST_KEPT {
+        rows: match kept(spec, target) <= most_kept(spec) {
             true => (padded(spec.hidden_size) * spec.cell.gates).div_ceil(threads(spec, target)),
             false => 0,
         },
@@ -151,6 +163,7 @@ mod tests {
     use super::*;
     use crate::cell::{GRU, GRU_BEFORE, LSTM, LSTM_PROJECTED, RNN_TANH};
     use crate::plan::Force;
+    use crate::plan::sequence::Precision;
 
     fn of(cell: &'static crate::cell::Cell, hidden: usize, target: &Target) -> Strategy {
         choose(&LayerSpec::new(cell, 8, hidden), target).0
@@ -177,6 +190,23 @@ mod tests {
                 let next = of(cell, most + 1, &target);
                 assert_eq!(next, Strategy::Steps, "{cell:?} {}", most + 1);
             }
+        }
+    }
+
+    /// Twice as many weights of 16 bits fit: H is larger by the root of 2, but for whole rows.
+    #[test]
+    fn of_16_bits_twice_as_many() {
+        let portable = Target::default();
+        for (cell, most) in [(&LSTM, 128), (&GRU, 128), (&RNN_TANH, 256)] {
+            let of = |hidden| {
+                let spec = LayerSpec {
+                    precision: Precision::F16,
+                    ..LayerSpec::new(cell, 8, hidden)
+                };
+                choose(&spec, &portable).0
+            };
+            assert_eq!(of(most), Strategy::Sequence, "{cell:?} {most}");
+            assert_eq!(of(most + 1), Strategy::Steps, "{cell:?} {}", most + 1);
         }
     }
 
