@@ -9,6 +9,8 @@
 const WORKGROUP: u32 = 64u;
 // 1: the destination holds 16-bit floats, two to a word.
 const HALF: u32 = 0u;
+// 1: it holds floats, but each is the nearest 16-bit float.
+const ROUND: u32 = 0u;
 
 struct Params {
     // Elements that are written, K, G and U.
@@ -90,6 +92,11 @@ fn pack(
     @builtin(local_invocation_index) local: u32,
 ) {
     let index = flat_index(group, groups, local, WORKGROUP);
+#if ROUND
+    if index < params.len {
+        destination[place(index)] = unpack2x16float(half_bits(packed(index))).x;
+    }
+#else
 #if HALF
     let at = 2u * index;
     if at < params.len {
@@ -99,5 +106,6 @@ fn pack(
     if index < params.len {
         destination[place(index)] = packed(index);
     }
+#end
 #end
 }

@@ -72,7 +72,7 @@
 //! | peepholes | i and f also see p ∘ c, and o sees p ∘ c' |
 //! | coupled | f = 1 − i |
 //! | clip | limits every pre-activation, after the peepholes; `cell_clip` limits c' before it is used |
-//! | precision | W_ih and W_hh are read as 16-bit floats, to which a copy of them is rounded; see [`Precision`] |
+//! | precision | W_ih, b_ih and W_hh are read as 16-bit floats, to which a copy of them is rounded; see [`Precision`] |
 //! | reset before | n = tanh(W_in x + b_in + W_hn (r h) + b_hn) |
 //! | lengths | past its length a sequence puts out 0 and keeps its state; the direction that runs from the end starts there |
 //! | resets | the state is zeroed before a step, also past the length |

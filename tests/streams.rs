@@ -30,11 +30,13 @@ fn specs() -> Vec<LayerSpec> {
         },
         two(&cell::GRU),
         two(&cell::GRU_BEFORE),
-        // Without biases, which streams round and sequences do not.
         LayerSpec {
-            bias: false,
             precision: Precision::F16,
             ..two(&cell::LSTM)
+        },
+        LayerSpec {
+            precision: Precision::F16,
+            ..two(&cell::GRU)
         },
         LayerSpec::new(&cell::RNN_TANH, INPUT, HIDDEN),
         // So large that the CPU's threads share a step.

@@ -62,7 +62,8 @@ pub static PACK: Kernel = Kernel {
             false => Precision::F32,
         };
         let destination = b.stored(precision, "destination", &[len], Role::Output);
-        blocks.push_part(&mut b, source, destination, first, all)?;
+        let round = precision == Precision::F32 && rng.below(3) == 0;
+        blocks.push_as(&mut b, source, destination, [first, all], round)?;
         if all > size {
             data.push((destination, rng.uniforms(len, -1.0, 1.0)));
         }
@@ -204,6 +205,28 @@ impl Blocks {
         self.push_part(b, source, destination, 0, self.size)
     }
 
+    /// Adds the same to a destination of floats, each of which is rounded to the nearest 16-bit float.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; if the destination holds no floats.
+    pub fn push_rounded(
+        &self,
+        b: &mut Builder,
+        source: BufferId,
+        destination: BufferId,
+    ) -> Result<()> {
+        let element = b.buffer(destination).element;
+        if element != Element::Float {
+            return Err(Error::shape(
+                PACK.name,
+                "destination",
+                Element::Float,
+                element,
+            ));
+        }
+        self.push_as(b, source, destination, [0, self.size], true)
+    }
+
     /// Adds the packing of some terms of blocks that have `all` of them, from the place `first` on.
     ///
     /// # Errors
@@ -215,6 +238,17 @@ impl Blocks {
         destination: BufferId,
         first: usize,
         all: usize,
+    ) -> Result<()> {
+        self.push_as(b, source, destination, [first, all], false)
+    }
+
+    fn push_as(
+        &self,
+        b: &mut Builder,
+        source: BufferId,
+        destination: BufferId,
+        [first, all]: [usize; 2],
+        round: bool,
     ) -> Result<()> {
         let name = PACK.name;
         let elements = self.gates * self.units * self.size;
@@ -241,7 +275,7 @@ impl Blocks {
         index(name, whole.len())?;
         b.push(Dispatch {
             kernel: &PACK,
-            constants: &[],
+            constants: &[("ROUND", u32::from(round))],
             bindings: &[source, destination],
             params: Params {
                 len: index(name, self.len())?,
@@ -269,7 +303,7 @@ impl Blocks {
 fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (source, destination) = (args.read(0)?, args.write(1)?);
-    let half = args.constant("HALF")? != 0;
+    let half = args.constant("HALF")? != 0 || args.constant("ROUND")? != 0;
     let [slots, size, block, units] = [p.g, p.k, p.u, p.units].map(|v| v as usize);
     let [row_g, row_u, row_k] = [p.row_g, p.row_u, p.row_k].map(|v| v as usize);
     let [all, first_term, empty] = [p.all, p.first, p.empty].map(|v| v as usize);

@@ -30,6 +30,8 @@ pub struct LevelWeights {
     pub weight_hr_t: Option<BufferId>,
     /// `[G·H, I]`, likewise: W_ih as 16-bit floats, in that precision, with zeros behind it to a whole word.
     pub weight_ih_half: Option<BufferId>,
+    /// `[G·H]`, likewise: b_ih as floats that are rounded to 16-bit floats.
+    pub bias_ih_rounded: Option<BufferId>,
 }
 
 /// The buffers of a layer's weights.
@@ -78,6 +80,11 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
         let (weight_ih, weight_hh) = (of_level[0].1, of_level[1].1);
         let weight_hr_t =
             find("weight_hr").map(|_| add(format!("weight_hr_t_{suffix}"), &[hidden, output]));
+        let half = precision == Precision::F16;
+        let bias_ih_rounded = find("bias_ih").filter(|_| half).map(|_| {
+            let name = format!("bias_ih_rounded_{suffix}");
+            add(name, &[Blocks::copy(width).len()])
+        });
         let mut add =
             |name: &str, len: &[usize]| stored(precision, format!("{name}_{suffix}"), len);
         levels.push(LevelWeights {
@@ -89,7 +96,8 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
             weight_p: find("weight_p"),
             weight_hh_t: add("weight_hh_t", &shape),
             weight_hr_t,
-            weight_ih_half: (precision == Precision::F16).then(|| {
+            bias_ih_rounded,
+            weight_ih_half: half.then(|| {
                 let len = Blocks::copy(width * level.input_size).len();
                 add("weight_ih_half", &[len])
             }),

@@ -240,7 +240,7 @@ impl Pass<'_> {
         let weight_ih = weights.weight_ih_half.unwrap_or(weights.weight_ih);
         let weight = Matrix::dense(weight_ih, spec.width(), self.level.input_size);
         Gemm {
-            bias: weights.bias_ih,
+            bias: weights.bias_ih_rounded.or(weights.bias_ih),
             ..Gemm::new(
                 x.row_range(block.whole..block.whole + block.len),
                 weight.t(),

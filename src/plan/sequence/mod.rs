@@ -56,6 +56,10 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
             let len = b.buffer(level.weight_ih).len();
             Blocks::copy(len).push(b, level.weight_ih, half)?;
         }
+        if let (Some(from), Some(to)) = (level.bias_ih, level.bias_ih_rounded) {
+            let len = b.buffer(from).len();
+            Blocks::copy(len).push_rounded(b, from, to)?;
+        }
         if let (Some(from), Some(to)) = (level.weight_hr, level.weight_hr_t) {
             transpose(b, from, to)?;
         }

@@ -15,10 +15,10 @@ const MOST_LAYERS: usize = 4096;
 /// What the kernels read of a layer's weights. Sums, activations, states and gradients are `f32` in any
 /// case, and so are the weights that a caller reads and writes and an optimizer changes.
 ///
-/// With [`Precision::F16`] [`prepare`](super::prepare) rounds a copy of W_hh and W_ih to the nearest 16-bit
-/// floats, ties to even, and all products of a call read that copy: half the bytes of every step. Biases
-/// and peepholes are not rounded, except that [`streams`](super::streams) pack b_ih with the weights. The
-/// gradients are those of the rounded weights. Weights from 65520 on become infinite.
+/// With [`Precision::F16`] [`prepare`](super::prepare) rounds a copy of W_hh, of W_ih and of b_ih, which
+/// [`streams`](super::streams) pack with it, to the nearest 16-bit floats, ties to even, and all products of a
+/// call read that copy: half the bytes of every step. b_hh and peepholes are not rounded. The gradients
+/// are those of the rounded weights. Weights from 65520 on become infinite.
 ///
 /// No optional feature of the device is needed; only Mesa's Vulkan drivers for hardware without 16-bit
 /// floats cannot. They refuse such a layer with [`Error::Unsupported`], and so do cells without kernels
