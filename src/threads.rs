@@ -5,9 +5,10 @@
 //! share itself instead of waiting for the pool to do all, and others are [kept awake](awake) as long as
 //! a plan with enough work runs.
 
+use std::cell::Cell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::kernels::simd::team::Team;
 
@@ -40,37 +41,59 @@ pub(crate) fn share_out<T: Send>(workers: usize, parts: Vec<T>, work: impl Fn(T)
 
 /// Keeps the threads of the pool awake while `work` runs. They do whatever the pool has for them.
 ///
-/// One caller at a time does so: the wakeful threads serve all. Were there several, one that is done might
-/// wait for another, whose watch has come to run on top of its own. On a thread of the pool itself `work`
-/// just runs, since there the caller has the pool for its own ends.
+/// Nobody waits for the watches: one that has come to run a longer job ends when that does. While one is
+/// still there no other begins, since those that are awake serve all callers. On a thread of the pool
+/// itself `work` just runs, as there the caller has the pool for its own ends.
 pub(crate) fn awake<T>(work: impl FnOnce() -> T) -> T {
-    static KEPT: AtomicBool = AtomicBool::new(false);
-    let in_pool = rayon::current_thread_index().is_some();
-    if in_pool || KEPT.swap(true, Ordering::Acquire) {
+    static WATCHES: AtomicUsize = AtomicUsize::new(0);
+    let others = rayon::current_num_threads() - 1;
+    let free = || WATCHES.compare_exchange(0, others, Ordering::Relaxed, Ordering::Relaxed);
+    if others == 0 || rayon::current_thread_index().is_some() || free().is_err() {
         return work();
     }
-    let _free = OnDrop(|| KEPT.store(false, Ordering::Release));
-    let over = AtomicBool::new(false);
-    let keep = |_| {
-        while !over.load(Ordering::Relaxed) {
-            if rayon::yield_now() != Some(rayon::Yield::Executed) {
-                spin_loop();
-            }
-        }
-    };
-    let work = || {
-        let _ends = OnDrop(|| over.store(true, Ordering::Relaxed));
-        work()
-    };
-    beside(rayon::current_num_threads() - 1, keep, work)
+    let over = Arc::new(AtomicBool::new(false));
+    for _ in 0..others {
+        let over = over.clone();
+        rayon::spawn(move || {
+            watch(&over);
+            WATCHES.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    let _ends = OnDrop(over);
+    work()
 }
 
-/// Does something at the end, also of a panic.
-struct OnDrop<F: Fn()>(F);
+thread_local! {
+    /// Whether this thread of the pool has a watch.
+    static WATCHING: Cell<bool> = const { Cell::new(false) };
+}
 
-impl<F: Fn()> Drop for OnDrop<F> {
+/// Does what the pool has to do until it is over. A second watch on top of one is none.
+fn watch(over: &AtomicBool) {
+    if WATCHING.replace(true) {
+        return;
+    }
+    let mut looks = 0;
+    while !over.load(Ordering::Relaxed) {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => looks = 0,
+            _ => looks += 1,
+        }
+        match looks % LOOKS {
+            // Others may need the core more.
+            0 => std::thread::yield_now(),
+            _ => spin_loop(),
+        }
+    }
+    WATCHING.set(false);
+}
+
+/// Sets it at the end, also of a panic.
+struct OnDrop(Arc<AtomicBool>);
+
+impl Drop for OnDrop {
     fn drop(&mut self) {
-        (self.0)();
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -133,26 +156,28 @@ mod tests {
         }
     }
 
-    /// None waits for one that began later and is longer.
+    /// A short call does not wait for a long job that a watch has come to run.
     #[test]
-    fn several_at_once() {
-        let ends = AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for nth in 0..8_u64 {
-                let ends = &ends;
-                scope.spawn(move || {
-                    for _ in 0..20 {
-                        awake(|| {
-                            crew(2, |_| {
-                                std::thread::sleep(std::time::Duration::from_micros(50 * nth))
-                            });
-                        });
-                    }
-                    ends.fetch_add(1, Ordering::Relaxed);
-                });
+    fn nobody_waits_for_a_watch() {
+        let (begun, over) = &(AtomicBool::new(false), AtomicBool::new(false));
+        let long = || {
+            begun.store(true, Ordering::Relaxed);
+            while !over.load(Ordering::Relaxed) {
+                std::thread::yield_now();
             }
+        };
+        std::thread::scope(|threads| {
+            awake(|| {
+                threads.spawn(move || {
+                    rayon::scope(|scope| scope.spawn(|_| long()));
+                });
+                while !begun.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+            });
+            // It would hang before this.
+            over.store(true, Ordering::Relaxed);
         });
-        assert_eq!(ends.into_inner(), 8);
         rayon::scope(|_| awake(|| crew(2, |_| ())));
     }
 }

@@ -213,6 +213,7 @@ fn nan_propagates_on_the_cpu() -> Result<()> {
 #[cfg(feature = "gpu")]
 mod gpu {
     use super::*;
+    use wgrnn::Reset;
     use wgrnn::wgpu::{self, Limits};
 
     #[test]
@@ -288,19 +289,27 @@ mod gpu {
         }
     }
 
+    /// A layer that wants W_hh transposed.
+    fn reset_before() -> Gru {
+        Gru::new(3, 4).reset(Reset::Before)
+    }
+
     #[test]
-    fn too_few_invocations() {
+    fn too_few_invocations() -> Result<()> {
         for context in with_limits(|l| l.max_compute_invocations_per_workgroup = 64) {
-            let (what, needed, available) = limit(Lstm::new(3, 4).build(&context));
+            let (what, needed, available) = limit(reset_before().build(&context));
             assert_eq!(what, "transpose: invocations per workgroup");
             assert_eq!((needed, available), (256, 64));
+            // There is another way for others.
+            Lstm::new(3, 4).build(&context)?.training(SIZE)?;
         }
+        Ok(())
     }
 
     #[test]
     fn too_little_workgroup_memory() -> Result<()> {
         for context in with_limits(|l| l.max_compute_workgroup_storage_size = 1024) {
-            let (what, needed, available) = limit(Lstm::new(3, 4).build(&context));
+            let (what, needed, available) = limit(reset_before().build(&context));
             assert_eq!(what, "transpose: bytes of workgroup memory");
             assert_eq!((needed, available), (1088, 1024));
         }
@@ -317,7 +326,11 @@ mod gpu {
             // GRU's forward kernel binds six buffers, LSTM's eight.
             Gru::new(3, 4).build(&context)?.inference(SIZE)?;
             let (what, needed, available) = limit(Lstm::new(3, 4).build(&context)?.inference(SIZE));
-            assert_eq!(what, "lstm.forward: storage buffers per stage");
+            // Whichever kernel the device's kind gets.
+            assert!(
+                what.starts_with("lstm.") && what.ends_with("storage buffers per stage"),
+                "{what}"
+            );
             assert_eq!((needed, available), (8, 6));
         }
         Ok(())

@@ -112,6 +112,8 @@ fn a_wrong_gate_order_is_named() -> Result<()> {
             kernel: forward,
             ..pass
         }])),
+        sequence: None,
+        forms: [None, None],
         ..cell::LSTM
     }));
     for context in common::adapters() {
@@ -150,6 +152,8 @@ fn kernels_of_one_name_are_kept_apart() -> Result<()> {
             kernel: forward,
             ..pass
         }])),
+        sequence: None,
+        forms: [None, None],
         ..cell::RNN_TANH
     }));
     for context in common::adapters() {

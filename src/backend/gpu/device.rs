@@ -8,6 +8,7 @@ use wgpu::util::DeviceExt as _;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Kernel, compose};
+use crate::kernels::step::LANES;
 use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target};
 
 /// A device, its queue and its pipelines.
@@ -302,10 +303,15 @@ impl Gpu {
 
     /// Refuses a kernel that asks for more than the device has, before wgpu would.
     pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
-        if kernel.uses_subgroups() && self.subgroup_size() == 0 {
+        // The lanes that a form of a step has all in one subgroup.
+        let lanes = match constants.contains(&("SUBGROUPS", 1)) {
+            true => LANES as u32,
+            false => u32::from(kernel.uses_subgroups()),
+        };
+        if self.subgroup_size() < lanes {
             return Err(Error::Unsupported {
                 op: kernel.name,
-                needs: "a device with subgroup operations".to_owned(),
+                needs: format!("a device whose subgroups have {lanes} invocations or more"),
             });
         }
         let mut halves = kernel.bindings.iter().filter_map(|b| b.half);

@@ -70,7 +70,8 @@ impl Epilogue {
     }
 
     fn apply<R: Real>(&self, bias: &[R], c: &mut [R], place: [u32; 3], [m, n]: [usize; 2]) {
-        if self.bias == 0 && self.activation == Activation::None {
+        let nothing = self.bias == 0 && self.activation == Activation::None;
+        if nothing || m == 0 || n == 0 {
             return;
         }
         let [start, row, col] = place.map(|v| v as usize);
@@ -80,13 +81,13 @@ impl Epilogue {
             2 => bias[i],
             _ => R::ZERO,
         };
-        if col != 1 || row < n || n == 0 {
+        if col != 1 || row < n {
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 finish(&mut c[start + i * row + j * col], bias_of(i, j));
             }
             return;
         }
-        let rows = m.div_ceil((m * n / WORTH_A_THREAD).clamp(1, m.max(1)));
+        let rows = m.div_ceil((m * n / WORTH_A_THREAD).clamp(1, m));
         let parts = c[start..].chunks_mut(row * rows).take(m.div_ceil(rows));
         let parts: Vec<_> = parts.enumerate().collect();
         let workers = parts.len().min(rayon::current_num_threads());
