@@ -44,7 +44,7 @@ fn within_limits(form: Form, shape: &Shape, target: &Target) -> Form {
 fn on_gpu(shape: &Shape, target: &Target) -> (Form, &'static str) {
     let &Shape { m, n, k, .. } = shape;
     let groups = |form: Form| form.grid(shape).iter().product::<usize>();
-    if m * n * k <= TINY && k <= 64 {
+    if m.saturating_mul(n).saturating_mul(k) <= TINY && k <= 64 {
         return (Form::Naive, "tiny");
     }
     if Split::helps(shape, target) {

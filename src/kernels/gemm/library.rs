@@ -161,7 +161,7 @@ pub(crate) fn product<R: Real>(
     if few_rows(&a, &b, &mut c, alpha, beta) {
         return Ok(());
     }
-    let workers = match m * n * k < ALONE {
+    let workers = match m.saturating_mul(n).saturating_mul(k) < ALONE {
         true => 1,
         false => rayon::current_num_threads(),
     };

@@ -282,11 +282,14 @@ impl<C: Cell> Job<'_, C> {
     }
 
     fn apart(&self) -> bool {
-        if let (true, [p]) = (self.steps.stream, self.steps.steps) {
-            let rows = self.steps.rows(0);
-            return rows.distinct_streams() && p.y_row >= p.output;
-        }
         let mut touched = [(); BUFFERS].map(|()| Touched::default());
+        if self.steps.stream && self.steps.steps.len() == 1 {
+            // The states of streams stand where the list says.
+            let rows = self.steps.rows(0);
+            self.cell.touched(&rows, &mut touched);
+            let [gates, _, y, _] = touched;
+            return rows.distinct_streams() && gates.are_apart() && y.are_apart();
+        }
         let mut distinct = true;
         for step in 0..self.steps.steps.len() {
             distinct &= self.cell.touched(&self.steps.rows(step), &mut touched);
