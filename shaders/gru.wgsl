@@ -31,9 +31,10 @@ fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
     if STREAM == 0u {
         input = vec3f(gates[at], gates[at + hidden], gates[at + 2u * hidden]);
     }
-    let pre_r = input.x + product.x + bias_hh[j];
-    let pre_z = input.y + product.y + bias_hh[hidden + j];
-    let q = product.z + bias_hh[2u * hidden + j];
+    let bias = bias_start() + j;
+    let pre_r = input.x + product.x + bias_hh[bias];
+    let pre_z = input.y + product.y + bias_hh[bias + hidden];
+    let q = product.z + bias_hh[bias + 2u * hidden];
     let r = gate(ACTIVATION_0, p0(), pre_r);
     let z = gate(ACTIVATION_0, p0(), pre_z);
     let pre_n = input.z + r * q;
@@ -130,7 +131,7 @@ fn sequence_forward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin_lane(group.z);
     let first = group.x * TILE;
     #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
@@ -212,7 +213,7 @@ fn store_backward(row: u32, j: u32, product: f32) {
         return;
     }
     let hidden = step.hidden;
-    let unit = row * hidden + j;
+    let unit = dstate_start() + row * hidden + j;
     let to = step.dgates_start + row * step.dgates_row + j;
     let dh = state_gradient(row, j, product);
     if !live(row) {
@@ -305,7 +306,7 @@ fn sequence_backward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin_lane(group.z);
     let first = group.x * TILE;
     #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;

@@ -33,9 +33,13 @@ const PROJECTED: u32 = 0u;
 // y; or with PROJECTED `inner` [rows, H]
 @group(0) @binding(8) var<storage, read_write> y: array<f32>;
 
+fn diagonal_start() -> u32 {
+    return step.lane * step.lane_diagonal;
+}
+
 fn peephole(gate: u32, j: u32, c: f32) -> f32 {
     if PEEPHOLE != 0u {
-        return weight_p[gate * step.hidden + j] * c;
+        return weight_p[diagonal_start() + gate * step.hidden + j] * c;
     }
     return 0.0;
 }
@@ -77,11 +81,12 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
             gates[at + 3u * hidden],
         );
     }
+    let unit = bias_start() + j;
     let bias = vec4f(
-        bias_hh[j],
-        bias_hh[hidden + j],
-        bias_hh[2u * hidden + j],
-        bias_hh[3u * hidden + j],
+        bias_hh[unit],
+        bias_hh[unit + hidden],
+        bias_hh[unit + 2u * hidden],
+        bias_hh[unit + 3u * hidden],
     );
     let pre = input + product + bias;
     let pre_i = pre.x + peephole(0u, j, c_old);
@@ -202,7 +207,7 @@ fn sequence_forward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin_lane(group.z);
     let first = group.x * TILE;
     #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
@@ -281,7 +286,7 @@ fn sequence_forward(
 
 fn peephole_weight(gate: u32, j: u32) -> f32 {
     if PEEPHOLE != 0u {
-        return weight_p[gate * step.hidden + j];
+        return weight_p[diagonal_start() + gate * step.hidden + j];
     }
     return 0.0;
 }
@@ -299,7 +304,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
         dh = state_gradient(n, j, product);
     }
     let to = step.dgates_start + n * step.dgates_row + j;
-    let c_state = step.dc_start + n * hidden + j;
+    let c_state = dstate_start() + step.dc_start + n * hidden + j;
     let zeroed = reset(n);
     if !live(n) {
         for (var gate = 0u; gate < 4u; gate++) {
@@ -307,7 +312,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
         }
         handed_back = vec4f();
         if PROJECTED == 0u {
-            dstate[n * step.output + j] = dh;
+            dstate[dstate_start() + n * step.output + j] = dh;
         }
         dstate[c_state] = select(dstate[c_state], 0.0, zeroed);
         return;
@@ -349,7 +354,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
     dgates[to + 3u * hidden] = d_o;
     handed_back = vec4f(d_i, d_f, d_g, d_o);
     if PROJECTED == 0u {
-        dstate[n * step.output + j] = 0.0;
+        dstate[dstate_start() + n * step.output + j] = 0.0;
     }
     let dc_old = dc * f + d_i * peephole_weight(0u, j) + d_f * peephole_weight(1u, j);
     dstate[c_state] = select(dc_old, 0.0, zeroed);
@@ -422,7 +427,7 @@ fn sequence_backward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin_lane(group.z);
     let first = group.x * TILE;
     #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;

@@ -1,5 +1,5 @@
 // Packs weights into blocks of units, so that those who own a block read it in one piece:
-//   destination[((b * all + first + k) * G + g) * U + u] =
+//   destination[start + ((b * all + first + k) * G + g) * U + u] =
 //       source[gate * row_g + (b * U + u) * row_u + k * row_k]
 // where gate is g, or g - 1 behind the place that no gate has; 0 in that place and where b * U + u lies
 // past the last unit. One invocation per element; with HALF per word of two, which are neighbours in the
@@ -27,6 +27,8 @@ struct Params {
     // Terms of a block in the destination, and the place of the first that is packed here.
     all: u32,
     first: u32,
+    // Where the blocks start in the destination.
+    start: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -54,7 +56,7 @@ fn packed(at: u32) -> f32 {
 fn place(at: u32) -> u32 {
     let width = params.u * params.g;
     let block = at / (width * params.k);
-    return (block * params.all + params.first + at / width % params.k) * width + at % width;
+    return params.start + (block * params.all + params.first + at / width % params.k) * width + at % width;
 }
 
 // The bits of the nearest 16-bit float, of two the even one. By integers, since `pack2x16float` may

@@ -28,7 +28,7 @@ fn store_forward(n: u32, j: u32, streamed: f32, product: f32) {
     if STREAM == 0u {
         input = gates[at];
     }
-    let pre = input + product + bias_hh[j];
+    let pre = input + product + bias_hh[bias_start() + j];
     let value = gate(ACTIVATION_0, p0(), pre);
     store_state(n, j, value);
     if SAVE != 0u {
@@ -106,7 +106,7 @@ fn sequence_forward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin_lane(group.z);
     let first = group.x * TILE;
     #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;
@@ -182,7 +182,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
         return;
     }
     let dh = state_gradient(n, j, product);
-    let unit = n * step.hidden + j;
+    let unit = dstate_start() + n * step.hidden + j;
     let to = step.dgates_start + n * step.dgates_row + j;
     if !live(n) {
         dgates[to] = 0.0;
@@ -258,7 +258,7 @@ fn sequence_backward(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin_lane(group.z);
     let first = group.x * TILE;
     #unroll q 0..KEPT_ROWS
     let row{q} = local + {q}u * THREADS;

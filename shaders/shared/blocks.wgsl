@@ -26,7 +26,7 @@ fn forward_blocks(
     @builtin(subgroup_invocation_id) lane: u32,
 #end
 ) {
-    step = params;
+    begin(group.z);
     let quad = group.x * LANES + local;
     let first = group.y * SEQUENCES;
     if first >= sequence_count() {
@@ -38,7 +38,7 @@ fn forward_blocks(
     var sum{r} = vec4f();
 #end
     if operand_count() > 0u {
-        let last = operand_count() - 1u;
+        let last = max(own_operand_count(), 1u) - 1u;
 #unroll r 0..SEQUENCES
         let n{r} = min(first + {r}u, last);
         let row{r} = operand_row(n{r});

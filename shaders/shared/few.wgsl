@@ -34,7 +34,7 @@ fn forward_few(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin(group.z);
     let quad = group.x;
     let first = group.y * SEQUENCES;
     if first >= sequence_count() {
@@ -46,7 +46,7 @@ fn forward_few(
     var sum{r} = vec4f();
 #end
     if operand_count() > 0u {
-        let last = operand_count() - 1u;
+        let last = max(own_operand_count(), 1u) - 1u;
 #unroll r 0..SEQUENCES
         let n{r} = min(first + {r}u, last);
         let row{r} = operand_row(n{r});

@@ -17,6 +17,7 @@
 const BACK: u32 = 0u;
 
 // Counts are read from `params`, which is the same for all invocations; of `step` no compiler sees that.
+// With LEVELS > 1 they are the most of any lane, and `own` ones those of the lane at hand.
 #if BACK
 const UNITS_OF_QUAD: u32 = 4u;
 
@@ -37,6 +38,10 @@ fn operand_count() -> u32 {
     return min(params.next_count, params.count);
 }
 
+fn own_operand_count() -> u32 {
+    return min(step.next_count, step.count);
+}
+
 fn operand_row(n: u32) -> u32 {
     return step.dgates_next + n * step.dgates_row;
 }
@@ -47,11 +52,11 @@ fn operand(n: u32, row: u32, term: u32) -> f32 {
 }
 
 fn weights_at(at: u32) -> vec4f {
-    return four_weights(weight_quads_back[at]);
+    return four_weights(weight_quads_back[weights_start() / 4u + at]);
 }
 
 fn finish(n: u32, unit: u32, sums: vec4f) {
-    store_backward(n, unit, select(0.0, sums[unit % 4u], n < params.next_count));
+    store_backward(n, unit, select(0.0, sums[unit % 4u], n < step.next_count));
 }
 #else
 const UNITS_OF_QUAD: u32 = QUAD_UNITS;
@@ -97,12 +102,16 @@ fn operand_count() -> u32 {
     return sequence_count();
 }
 
+fn own_operand_count() -> u32 {
+    return row_count();
+}
+
 fn operand_row(n: u32) -> u32 {
     return h_before(n);
 }
 
 fn weights_at(at: u32) -> vec4f {
-    return four_weights(weight_quads[at]);
+    return four_weights(weight_quads[weights_start() / 4u + at]);
 }
 
 fn finish(n: u32, unit: u32, sums: vec4f) {

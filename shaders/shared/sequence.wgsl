@@ -1,6 +1,6 @@
 // What the kernels that run all steps of a level have in common.
 //
-// A workgroup of THREADS invocations owns TILE sequences from their first step to their last; a
+// A workgroup of THREADS invocations owns TILE sequences of a lane from their first step to their last; a
 // sequence needs none of another. In every step
 //   1. an invocation computes some of the G x H sums of every sequence, over H terms each: of h before
 //      the step with the weights of a gate's unit, or back of a gate's gradients in the step after
@@ -40,23 +40,6 @@ const PADDED: u32 = (HIDDEN + UNITS - 1u) / UNITS * UNITS;
 
 var<workgroup> memory: array<f32, WORKGROUP_FLOATS>;
 
-// The values of the step that is at hand; see Step.
-fn enter(nth: u32) {
-    let at = params.table + nth * 12u;
-    step.count = mask[at];
-    step.next_count = mask[at + 1u];
-    step.gates_start = mask[at + 2u];
-    step.dgates_start = mask[at + 3u];
-    step.dgates_next = mask[at + 4u];
-    step.h_from = mask[at + 5u];
-    step.h_next = mask[at + 6u];
-    step.c_from = mask[at + 7u];
-    step.c_next = mask[at + 8u];
-    step.y_start = mask[at + 9u];
-    step.mask_start = mask[at + 10u];
-    step.mask_next = mask[at + 11u];
-}
-
 // How many of the sequences from `first` on are in a step.
 fn rows_of(first: u32, count: u32) -> u32 {
     return min(max(count, first) - first, TILE);
@@ -65,12 +48,12 @@ fn rows_of(first: u32, count: u32) -> u32 {
 // The first weight of a sum of a cell with G gates; from one term to the next are G * UNITS.
 fn weights_of(row: u32, gates: u32) -> u32 {
     let width = gates * UNITS;
-    return row / width * HIDDEN * width + row % width;
+    return weights_start() + row / width * HIDDEN * width + row % width;
 }
 
 // The first weight of a sum back; from one term to the next are UNITS.
 fn weights_back(row: u32) -> u32 {
-    return row / UNITS * HIDDEN * UNITS + row % UNITS;
+    return weights_start() + row / UNITS * HIDDEN * UNITS + row % UNITS;
 }
 
 fn block_weight(at: u32) -> f32 {

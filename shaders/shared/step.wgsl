@@ -6,7 +6,14 @@
 // last one is computed again and not stored. Nothing is shared within the workgroup.
 //
 // A shader that imports this declares `h` and `y` (forward) and `dstate` and `dy` (backward);
-// see store_state and state_gradient. Its entry points begin with `step = params;`.
+// see store_state and state_gradient. Its entry points begin with `step = params;`, or with
+// `begin(group.z)` where several levels may run side by side.
+//
+// Lanes. Levels of the same size that need nothing of each other, such as the two directions of a
+// layer, may have their values in the same buffers, one behind another: each is a lane. With LEVELS > 1
+// a dispatch runs a step of several of them, as many workgroups in z; what of a step is a lane's own
+// then stands in a table in `mask`. The parameters are those of the first lane, but for the counts: they
+// are the largest of any lane.
 
 const WORKGROUP: u32 = 64u;
 const ROWS: u32 = 4u;
@@ -17,6 +24,8 @@ const SAVE: u32 = 1u;
 const MASKED: u32 = 0u;
 // 1: the rows are streams, which `mask` lists, and `gates` holds their inputs.
 const STREAM: u32 = 0u;
+// How many levels run side by side.
+const LEVELS: u32 = 1u;
 
 // Starts and distances count elements.
 struct Step {
@@ -41,16 +50,14 @@ struct Step {
     dgates_row: u32,
     // The next step's rows in `dgates`.
     dgates_next: u32,
-    // The states before the step, after it where the sequence goes on, and after it where
-    // it does not (dense).
+    // The states before the step, and after it where the sequence goes on; where it does not
+    // they go to the front of the lane (dense).
     h_from: u32,
     h_next: u32,
     h_row: u32,
-    h_state: u32,
     c_from: u32,
     c_next: u32,
     c_row: u32,
-    c_state: u32,
     // The output, or its gradient.
     y_start: u32,
     y_row: u32,
@@ -64,14 +71,25 @@ struct Step {
     inner_row: u32,
     outer_start: u32,
     outer_row: u32,
-    // Where the gradients of c start in `dstate`.
+    // Where the gradients of c start in the lane's part of `dstate`.
     dc_start: u32,
     // Streams: how many there are, and the size of an input.
     streams: u32,
     input: u32,
-    // Kernels that run all steps: where their table stands in `mask`, and how many they are.
+    // Kernels that run all steps, or several lanes: where their table stands in `mask`; and how many
+    // steps they run.
     table: u32,
     steps: u32,
+    // The lane, and the distances to the next in `mask`, `h`, `c`, `dstate`, the recurrent weights,
+    // `bias_hh` and `weight_p`.
+    lane: u32,
+    lane_table: u32,
+    lane_h: u32,
+    lane_c: u32,
+    lane_dstate: u32,
+    lane_weights: u32,
+    lane_bias: u32,
+    lane_diagonal: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Step;
@@ -84,6 +102,53 @@ var<private> handed: f32;
 // step. Or with STREAM: how many streams, then for each 2 * its number + which of the two
 // halves of `h` has its state.
 @group(0) @binding(1) var<storage, read> mask: array<u32>;
+
+// Takes the values of a moment from entry `nth` of the lane's table.
+fn enter(nth: u32) {
+    let at = step.table + nth * 12u;
+    step.count = mask[at];
+    step.next_count = mask[at + 1u];
+    step.gates_start = mask[at + 2u];
+    step.dgates_start = mask[at + 3u];
+    step.dgates_next = mask[at + 4u];
+    step.h_from = mask[at + 5u];
+    step.h_next = mask[at + 6u];
+    step.c_from = mask[at + 7u];
+    step.c_next = mask[at + 8u];
+    step.y_start = mask[at + 9u];
+    step.mask_start = mask[at + 10u];
+    step.mask_next = mask[at + 11u];
+}
+
+// Takes the parameters of the lane that is `lane` behind the first.
+fn begin_lane(lane: u32) {
+    step = params;
+    if LEVELS > 1u {
+        step.lane += lane;
+        step.table += lane * step.lane_table;
+    }
+}
+
+// And those of its only step.
+fn begin(lane: u32) {
+    begin_lane(lane);
+    if LEVELS > 1u {
+        enter(0u);
+    }
+}
+
+// Where the lane's part starts.
+fn dstate_start() -> u32 {
+    return step.lane * step.lane_dstate;
+}
+
+fn weights_start() -> u32 {
+    return step.lane * step.lane_weights;
+}
+
+fn bias_start() -> u32 {
+    return step.lane * step.lane_bias;
+}
 
 fn row_count() -> u32 {
     if STREAM != 0u {
@@ -141,7 +206,7 @@ fn h_after(n: u32) -> u32 {
     if n < step.next_count {
         return step.h_next + n * step.h_row;
     }
-    return step.h_state + n * step.output;
+    return step.lane * step.lane_h + n * step.output;
 }
 
 // Where c before the step stands; a reset is still to be done.
@@ -159,7 +224,7 @@ fn c_after(n: u32) -> u32 {
     if n < step.next_count {
         return step.c_next + n * step.c_row;
     }
-    return step.c_state + n * step.hidden;
+    return step.lane * step.lane_c + n * step.hidden;
 }
 
 // Four sequences' h before the step.
@@ -196,7 +261,7 @@ fn hold_state(n: u32, unit: u32) {
 // The gradient of h after this step: what comes through the gates of the next step
 // (`product`), past them, and from the output.
 fn state_gradient(n: u32, unit: u32, product: f32) -> f32 {
-    var dh = dstate[n * step.output + unit] + product;
+    var dh = dstate[dstate_start() + n * step.output + unit] + product;
     if reset_next(n) {
         dh = 0.0;
     }

@@ -60,7 +60,7 @@ fn staged_operands(i: u32, start: u32, first: u32) -> vec4f {
     if term >= term_count() {
         return vec4f();
     }
-    let n = min(first + i / DEPTH * 4u + vec4u(0u, 1u, 2u, 3u), vec4u(operand_count() - 1u));
+    let n = min(first + i / DEPTH * 4u + vec4u(0u, 1u, 2u, 3u), vec4u(max(own_operand_count(), 1u) - 1u));
     return vec4f(
         operand(n.x, operand_row(n.x), term),
         operand(n.y, operand_row(n.y), term),
@@ -79,7 +79,7 @@ fn forward_tile(
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    step = params;
+    begin(group.z);
     let quad = group.x * TILE_QUADS;
     let first = group.y * ROWS_OF_TILE;
     let own_row = local % 4u;

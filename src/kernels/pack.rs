@@ -50,11 +50,13 @@ pub static PACK: Kernel = Kernel {
         // Alone, or with other terms around them, which stay.
         let (first, behind) = if variant % 7 < 3 { (1, 2) } else { (0, 0) };
         let all = first + size + behind;
-        let len = Blocks {
+        let packed = Blocks {
             size: all,
             ..blocks
-        }
-        .len();
+        };
+        // At the front, or behind others.
+        let start = if variant % 3 == 2 { packed.len() } else { 0 };
+        let len = start + packed.len();
         // In halves only what is made of whole words.
         let even = (blocks.slots * blocks.block).is_multiple_of(2);
         let precision = match even && rng.below(2) == 1 {
@@ -63,8 +65,8 @@ pub static PACK: Kernel = Kernel {
         };
         let destination = b.stored(precision, "destination", &[len], Role::Output);
         let round = precision == Precision::F32 && rng.below(3) == 0;
-        blocks.push_as(&mut b, source, destination, [first, all], round)?;
-        if all > size {
+        blocks.push_as(&mut b, source, (destination, start), [first, all], round)?;
+        if all > size || start > 0 {
             data.push((destination, rng.uniforms(len, -1.0, 1.0)));
         }
         let data = data.into_iter().map(|(id, v)| (id, Data::Float(v)));
@@ -89,6 +91,7 @@ struct Params {
     row_k: u32,
     all: u32,
     first: u32,
+    start: u32,
 }
 
 /// Which weights are packed, and how.
@@ -202,7 +205,20 @@ impl Blocks {
     /// If a buffer is too short, a term takes half a word of 16-bit floats, or an index would not fit 32
     /// bits.
     pub fn push(&self, b: &mut Builder, source: BufferId, destination: BufferId) -> Result<()> {
-        self.push_part(b, source, destination, 0, self.size)
+        self.push_to(b, source, (destination, 0))
+    }
+
+    /// Adds the packing to a place in the destination.
+    ///
+    /// # Errors
+    /// As [`Self::push`]; if the place is within a word.
+    pub fn push_to(
+        &self,
+        b: &mut Builder,
+        source: BufferId,
+        destination: (BufferId, usize),
+    ) -> Result<()> {
+        self.push_as(b, source, destination, [0, self.size], false)
     }
 
     /// Adds the same to a destination of floats, each of which is rounded to the nearest 16-bit float.
@@ -224,7 +240,7 @@ impl Blocks {
                 element,
             ));
         }
-        self.push_as(b, source, destination, [0, self.size], true)
+        self.push_as(b, source, (destination, 0), [0, self.size], true)
     }
 
     /// Adds the packing of some terms of blocks that have `all` of them, from the place `first` on.
@@ -239,14 +255,14 @@ impl Blocks {
         first: usize,
         all: usize,
     ) -> Result<()> {
-        self.push_as(b, source, destination, [first, all], false)
+        self.push_as(b, source, (destination, 0), [first, all], false)
     }
 
     fn push_as(
         &self,
         b: &mut Builder,
         source: BufferId,
-        destination: BufferId,
+        (destination, start): (BufferId, usize),
         [first, all]: [usize; 2],
         round: bool,
     ) -> Result<()> {
@@ -255,7 +271,11 @@ impl Blocks {
         let whole = Self { size: all, ..*self };
         for (arg, id, needed) in [
             ("source", source, elements),
-            ("destination", destination, whole.len()),
+            (
+                "destination",
+                destination,
+                start.saturating_add(whole.len()),
+            ),
         ] {
             let have = b.buffer(id).len();
             if have < needed {
@@ -271,8 +291,11 @@ impl Blocks {
         if half && !width.is_multiple_of(2) {
             return Err(Error::value(name, "elements of a term", "even", width));
         }
+        if half && !start.is_multiple_of(2) {
+            return Err(Error::value(name, "place", "even", start));
+        }
         let [row_g, row_u, row_k] = self.strides;
-        index(name, whole.len())?;
+        index(name, start + whole.len())?;
         b.push(Dispatch {
             kernel: &PACK,
             constants: &[("ROUND", u32::from(round))],
@@ -289,6 +312,7 @@ impl Blocks {
                 row_k: index(name, row_k)?,
                 all: index(name, all)?,
                 first: index(name, first)?,
+                start: index(name, start)?,
             },
             grid: Grid::Flat(if half { self.len() / 2 } else { self.len() }),
             cost: Cost {
@@ -307,6 +331,7 @@ fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let [slots, size, block, units] = [p.g, p.k, p.u, p.units].map(|v| v as usize);
     let [row_g, row_u, row_k] = [p.row_g, p.row_u, p.row_k].map(|v| v as usize);
     let [all, first_term, empty] = [p.all, p.first, p.empty].map(|v| v as usize);
+    let destination = &mut destination[p.start as usize..];
     for at in 0..p.len as usize / block {
         let (g, k, b) = (at % slots, at / slots % size, at / (slots * size));
         let first = b * block;

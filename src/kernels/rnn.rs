@@ -136,6 +136,7 @@ impl<'a, R: Real> Forward<'a, R> {
             ..
         } = self;
         let save = *save;
+        let bias_hh = rows.own(bias_hh, rows.p.lane_bias)?;
         for n in 0..rows.count() {
             if !rows.live(n) {
                 rows.hold_state(h, y, n);
@@ -165,8 +166,10 @@ fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 fn forward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Forward::new(args, &rows.p)?;
-    let weight = from_quads(call.weight, 1, &rows);
-    call.step(&rows, &weight)
+    rows.lanes_of_step()?.iter().try_for_each(|rows| {
+        let packed = rows.own(call.weight, rows.p.lane_weights)?;
+        call.step(rows, &from_quads(packed, 1, rows))
+    })
 }
 
 fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
@@ -174,39 +177,43 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let mut call = Forward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
     let block = args.constant("UNITS")? as usize;
-    let weight = unpacked(
-        call.weight,
-        &Blocks::forward([1, hidden, rows.terms()], block),
-    );
-    if rows.stream() {
-        return call.step(&rows, &weight);
-    }
-    let mut steps = rows.steps()?.into_iter();
-    steps.try_for_each(|rows| call.step(&rows, &weight))
+    let blocks = Blocks::forward([1, hidden, rows.terms()], block);
+    rows.lanes().try_for_each(|rows| {
+        let weight = unpacked(rows.own(call.weight, rows.p.lane_weights)?, &blocks);
+        if rows.stream() {
+            return call.step(&rows, &weight);
+        }
+        let mut steps = rows.steps()?.into_iter();
+        steps.try_for_each(|rows| call.step(&rows, &weight))
+    })
 }
 
 /// The same in single precision with vectors and threads.
 fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let (hidden, steps) = (rows.p.hidden as usize, rows.all_params(1)?);
-    let blocks = Blocks::forward([1, hidden, rows.terms()], args.constant("UNITS")? as usize);
+    let (hidden, terms) = (rows.p.hidden as usize, rows.terms());
+    let blocks = Blocks::forward([1, hidden, terms], args.constant("UNITS")? as usize);
     let call = Forward::new(args, &rows.p)?;
-    let packing = Packing::forward(1, hidden, rows.terms());
+    let packing = Packing::forward(1, hidden, terms);
     let mut sums = Vec::new();
-    let (gates, input) = rows.gates_and_input(call.gates, 1, &mut sums);
-    let shared = ForwardArgs {
-        steps: rows.all(&steps),
-        save: call.save,
-        act: call.act,
-        weight: &fitting(&packing, call.weight, &blocks),
-        bias_hh: call.bias_hh,
-        gates,
-        h: call.h,
-        y: call.y,
-        input,
-    };
-    fast::forward(shared);
-    Ok(())
+    rows.lanes().try_for_each(|rows| {
+        let steps = rows.all_params(1)?;
+        let (gates, input) = rows.gates_and_input(&mut *call.gates, 1, &mut sums);
+        let weight = rows.own(call.weight, rows.p.lane_weights)?;
+        let shared = ForwardArgs {
+            steps: rows.all(&steps),
+            save: call.save,
+            act: call.act,
+            weight: &fitting(&packing, weight, &blocks),
+            bias_hh: rows.own(call.bias_hh, rows.p.lane_bias)?,
+            gates,
+            h: &mut *call.h,
+            y: &mut *call.y,
+            input,
+        };
+        fast::forward(shared);
+        Ok(())
+    })
 }
 
 /// What a backward kernel binds.
@@ -243,6 +250,7 @@ impl<'a, R: Real> Backward<'a, R> {
             dstate,
             ..
         } = self;
+        let dstate = rows.own_mut(dstate, rows.p.lane_dstate)?;
         for n in 0..rows.count() {
             let (at, to, live) = (rows.gates(n), rows.dgates(n), rows.live(n));
             let gradient = rows.state_gradient(n);
@@ -274,8 +282,11 @@ fn backward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;
     let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
-    let weight = unpacked(call.weight, &Blocks::quads_back([1, hidden, hidden]));
-    call.step(&rows, &weight)
+    let blocks = Blocks::quads_back([1, hidden, hidden]);
+    rows.lanes_of_step()?.iter().try_for_each(|rows| {
+        let packed = rows.own(call.weight, rows.p.lane_weights)?;
+        call.step(rows, &unpacked(packed, &blocks))
+    })
 }
 
 fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
@@ -283,28 +294,34 @@ fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let mut call = Backward::new(args, &rows.p)?;
     let hidden = rows.p.hidden as usize;
     let block = args.constant("UNITS")? as usize;
-    let weight = unpacked(call.weight, &Blocks::backward([1, hidden, hidden], block));
-    let mut steps = rows.steps()?.into_iter().rev();
-    steps.try_for_each(|rows| call.step(&rows, &weight))
+    let blocks = Blocks::backward([1, hidden, hidden], block);
+    rows.lanes().try_for_each(|rows| {
+        let weight = unpacked(rows.own(call.weight, rows.p.lane_weights)?, &blocks);
+        let mut steps = rows.steps()?.into_iter().rev();
+        steps.try_for_each(|rows| call.step(&rows, &weight))
+    })
 }
 
 /// The same in single precision with vectors and threads.
 fn fast_backward(args: &mut Args<'_, f32>) -> Result<()> {
     let rows = Rows::new(args)?;
-    let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
     let hidden = rows.p.hidden as usize;
     let blocks = Blocks::backward([1, hidden, hidden], args.constant("UNITS")? as usize);
     let call = Backward::new(args, &rows.p)?;
     let packing = Packing::backward(1, hidden, hidden);
-    let shared = BackwardArgs {
-        steps: rows.all(&steps),
-        act: call.act,
-        weight: &fitting(&packing, call.weight, &blocks),
-        saved_gates: call.saved_gates,
-        dy: call.dy,
-        dgates: call.dgates,
-        dstate: call.dstate,
-    };
-    fast::backward(shared);
-    Ok(())
+    rows.lanes().try_for_each(|rows| {
+        let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
+        let weight = rows.own(call.weight, rows.p.lane_weights)?;
+        let shared = BackwardArgs {
+            steps: rows.all(&steps),
+            act: call.act,
+            weight: &fitting(&packing, weight, &blocks),
+            saved_gates: call.saved_gates,
+            dy: call.dy,
+            dgates: &mut *call.dgates,
+            dstate: rows.own_mut(&mut *call.dstate, rows.p.lane_dstate)?,
+        };
+        fast::backward(shared);
+        Ok(())
+    })
 }

@@ -169,16 +169,12 @@ pub struct StepParams {
     pub h_next: u32,
     /// From one sequence to the next in both.
     pub h_row: u32,
-    /// h after it where the sequence does not go on; dense.
-    pub h_state: u32,
     /// As `h_from`.
     pub c_from: u32,
     /// As `h_next`.
     pub c_next: u32,
     /// As `h_row`.
     pub c_row: u32,
-    /// As `h_state`.
-    pub c_state: u32,
     /// This step's row of the first sequence in `y` or `dy`.
     pub y_start: u32,
     /// From one sequence to the next there.
@@ -197,18 +193,35 @@ pub struct StepParams {
     pub outer_start: u32,
     /// From one sequence to the next there.
     pub outer_row: u32,
-    /// Where the gradients of c start in `dstate`.
+    /// Where the gradients of c start in the lane's part of `dstate`.
     pub dc_start: u32,
     /// How many streams there are.
     pub streams: u32,
     /// I, for streams.
     pub input: u32,
-    /// Where the steps of a kernel that runs them all stand in `mask`: a [`Moment`] for each.
+    /// Where the steps of a kernel that runs them all, or several lanes, stand in `mask`: a [`Moment`]
+    /// for each.
     pub table: u32,
-    /// How many they are.
+    /// How many steps it runs.
     pub steps: u32,
+    /// The lane; see [`Rows::lanes`].
+    pub lane: u32,
+    /// From one lane's table to the next.
+    pub lane_table: u32,
+    /// From one lane to the next in `h`, whose part begins with h after the last step.
+    pub lane_h: u32,
+    /// The same in `c`.
+    pub lane_c: u32,
+    /// From one lane to the next in `dstate`.
+    pub lane_dstate: u32,
+    /// And in the recurrent weights.
+    pub lane_weights: u32,
+    /// And in `bias_hh`.
+    pub lane_bias: u32,
+    /// And in `weight_p`.
+    pub lane_diagonal: u32,
     /// The shader's struct has a size of whole `vec4`s.
-    pub padding: u32,
+    pub padding: [u32; 3],
 }
 
 /// What differs from step to step in [`StepParams`]: an entry of the table that the kernels of all
@@ -266,6 +279,16 @@ impl StepParams {
         }
     }
 
+    /// Where h of sequences that do not go on starts.
+    pub fn h_state(&self) -> u32 {
+        self.lane * self.lane_h
+    }
+
+    /// And c.
+    pub fn c_state(&self) -> u32 {
+        self.lane * self.lane_c
+    }
+
     /// The parameters of another step of the same kernel.
     #[must_use]
     pub fn at(&self, m: &Moment) -> Self {
@@ -295,6 +318,7 @@ pub struct Rows<'a> {
     mask: &'a [u32],
     masked: bool,
     stream: bool,
+    lanes: u32,
 }
 
 impl<'a> Rows<'a> {
@@ -308,7 +332,65 @@ impl<'a> Rows<'a> {
             mask: args.read_uint(0)?,
             masked: args.constant("MASKED")? != 0,
             stream: args.constant("STREAM")? != 0,
+            lanes: args.constant("LEVELS")?,
         })
+    }
+
+    /// The rows of every lane: of each of the levels that a kernel runs side by side, whose values stand
+    /// one behind another in the same buffers.
+    pub fn lanes(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let first = self.clone();
+        (0..self.lanes).map(move |nth| {
+            let mut rows = first.clone();
+            rows.p.lane += nth;
+            rows.p.table += nth * rows.p.lane_table;
+            rows
+        })
+    }
+
+    /// The same for a kernel that runs one step.
+    ///
+    /// # Errors
+    /// If the table of a lane leaves the mask.
+    pub fn lanes_of_step(&self) -> Result<Vec<Self>> {
+        if self.lanes == 1 {
+            return Ok(vec![self.clone()]);
+        }
+        let of_step = |mut rows: Self| {
+            rows.p.steps = 1;
+            Ok(rows.steps()?.swap_remove(0))
+        };
+        self.lanes().map(of_step).collect()
+    }
+
+    /// The lane's part of a buffer in which each lane has so many elements; with 0 all of it.
+    ///
+    /// # Errors
+    /// If it leaves the buffer.
+    pub fn own<'b, R>(&self, all: &'b [R], of_lane: u32) -> Result<&'b [R]> {
+        let part = self.part(all.len(), of_lane)?;
+        Ok(&all[part])
+    }
+
+    /// The same to be changed.
+    ///
+    /// # Errors
+    /// As [`Self::own`].
+    pub fn own_mut<'b, R>(&self, all: &'b mut [R], of_lane: u32) -> Result<&'b mut [R]> {
+        let part = self.part(all.len(), of_lane)?;
+        Ok(&mut all[part])
+    }
+
+    fn part(&self, len: usize, of_lane: u32) -> Result<std::ops::Range<usize>> {
+        if of_lane == 0 {
+            return Ok(0..len);
+        }
+        let (lane, size) = (self.p.lane as usize, of_lane as usize);
+        let part = lane * size..(lane + 1) * size;
+        if part.end > len {
+            return Err(Error::shape("a lane", "end of its part", part.end, len));
+        }
+        Ok(part)
     }
 
     /// The rows of every step, for a kernel that runs them all.
@@ -339,6 +421,7 @@ impl<'a> Rows<'a> {
             mask: steps.mask,
             masked: steps.masked,
             stream: steps.stream,
+            lanes: 1,
         }
     }
 
@@ -451,7 +534,7 @@ impl<'a> Rows<'a> {
             let (stream, half) = self.stream_at(n);
             return ((1 - half) * p.streams as usize + stream) * p.output as usize;
         }
-        self.after(n, [p.h_next, p.h_row, p.h_state, p.output])
+        self.after(n, [p.h_next, p.h_row, p.h_state(), p.output])
     }
 
     /// Where c before the step stands; a reset is still to be done.
@@ -469,7 +552,7 @@ impl<'a> Rows<'a> {
         if self.stream {
             return self.stream_at(n).0 * p.hidden as usize;
         }
-        self.after(n, [p.c_next, p.c_row, p.c_state, p.hidden])
+        self.after(n, [p.c_next, p.c_row, p.c_state(), p.hidden])
     }
 
     fn after(&self, n: usize, place: [u32; 4]) -> usize {

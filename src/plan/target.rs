@@ -7,7 +7,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-use super::sequence::{StepForm, Strategy};
+use super::sequence::{Directions, StepForm, Strategy};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::Form;
 
@@ -76,6 +76,8 @@ pub struct Force {
     pub strategy: Option<Strategy>,
     /// The form of steps.
     pub step: Option<StepForm>,
+    /// How the two directions of a layer are run.
+    pub directions: Option<Directions>,
 }
 
 /// One for each multiprocessor of a large GPU.
@@ -100,6 +102,12 @@ impl Force {
                 ..force
             }));
         }
+        for directions in Directions::ALL {
+            changes.push(Box::new(move |force| Self {
+                directions: Some(directions),
+                ..force
+            }));
+        }
         for form in Form::ALL {
             changes.push(Box::new(move |force| Self {
                 gemm: Some(form),
@@ -116,6 +124,7 @@ impl Display for Force {
         let words: Vec<String> = [
             ("strategy", self.strategy.map(Strategy::name)),
             ("step", self.step.map(StepForm::name)),
+            ("directions", self.directions.map(Directions::name)),
             ("product", self.gemm.map(Form::name)),
         ]
         .into_iter()
@@ -145,6 +154,10 @@ impl FromStr for Force {
                 "step" => {
                     force.step = StepForm::ALL.into_iter().find(|f| f.name() == name);
                     force.step.is_some()
+                }
+                "directions" => {
+                    force.directions = Directions::ALL.into_iter().find(|d| d.name() == name);
+                    force.directions.is_some()
                 }
                 "product" => {
                     force.gemm = Form::named(name);
@@ -176,6 +189,7 @@ impl Target {
                 gemm: None,
                 strategy: None,
                 step: None,
+                directions: None,
             },
         }
     }

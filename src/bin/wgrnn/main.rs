@@ -23,6 +23,7 @@ macro_rules! eprintln {
 
 mod bench;
 mod check;
+mod choices;
 mod floor;
 mod info;
 mod plan;

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
 use wgrnn::cell::{self, Cell};
-use wgrnn::kernels::gemm::Form;
-use wgrnn::plan::sequence::{LayerSpec, StepForm, Strategy};
-use wgrnn::plan::{DeviceKind, Force, Role, Target};
+use wgrnn::plan::sequence::LayerSpec;
+use wgrnn::plan::{DeviceKind, Role, Target};
 use wgrnn::{Call, Context, Error, Mode, Precision, Result, Sequence, Size};
 
+use crate::choices::Choices;
 use crate::floor::{Bandwidth, Peaks, floor};
 
 /// Prints the plan of a layer: steps, dispatches, barriers, FLOPs, bytes, memory by purpose.
@@ -25,15 +25,8 @@ pub(crate) struct Args {
     /// The device that it is for: 'auto', 'cpu', 'gpu' or part of an adapter's name
     #[arg(long, value_name = "NAME", conflicts_with = "device")]
     adapter: Option<String>,
-    /// How the steps of a layer are run, whatever the rules say
-    #[arg(long, value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
-    strategy: Option<String>,
-    /// The form of steps, whatever the rules say
-    #[arg(long, value_parser = PossibleValuesParser::new(StepForm::ALL.map(StepForm::name)))]
-    step: Option<String>,
-    /// The form of matrix products, whatever the rules say
-    #[arg(long, value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
-    product: Option<String>,
+    #[command(flatten)]
+    choices: Choices,
     /// What the kernels read of the weights
     #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
     precision: String,
@@ -148,15 +141,8 @@ fn target(args: &Args) -> Result<Target> {
         Some(name) => Context::open(name)?.target(),
         None => kind.map_or_else(Target::default, Target::portable),
     };
-    let strategy = |s: &Strategy| Some(s.name()) == args.strategy.as_deref();
-    let step = |f: &StepForm| Some(f.name()) == args.step.as_deref();
-    let form = |f: &Form| Some(f.name()) == args.product.as_deref();
     Ok(Target {
-        force: Force {
-            strategy: Strategy::ALL.into_iter().find(strategy),
-            step: StepForm::ALL.into_iter().find(step),
-            gemm: Form::ALL.into_iter().find(form),
-        },
+        force: args.choices.force(),
         ..target
     })
 }

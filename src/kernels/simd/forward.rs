@@ -159,7 +159,7 @@ impl<'a> Forward<'a> {
             from: p.h_from,
             next: p.h_next,
             row: p.h_row,
-            state: p.h_state,
+            state: p.h_state(),
             width: p.output,
         };
         states.touched(p, h);

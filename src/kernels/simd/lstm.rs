@@ -165,7 +165,7 @@ impl Cell for LstmForward<'_> {
             from: p.c_from,
             next: p.c_next,
             row: p.c_row,
-            state: p.c_state,
+            state: p.c_state(),
             width: p.hidden,
         };
         states.touched(p, &mut to[3]);

@@ -4,8 +4,7 @@ use super::buffers::{States, Weights};
 use super::forward::{Ends, Pass, drop_outputs, input};
 use super::run::{Block, Run, Segment};
 use super::spec::{LayerSpec, Level};
-use super::step::{LevelGradients, Output};
-use super::strategy::Strategy;
+use super::step::{At, LevelGradients, Output};
 use super::{BufferId, Builder, Matrix, Mode, Role, check_len, check_weights};
 use crate::cell::{Blocks, Operand};
 use crate::error::{Error, Result};
@@ -96,6 +95,7 @@ pub fn backward(
                 b.float("dx", &shape, Role::Gradient)
             }
         });
+        let mut of_layer: Vec<LevelBackward<'_>> = Vec::new();
         for level in levels.iter().filter(|l| l.layer == layer) {
             let pass = Pass {
                 run,
@@ -104,7 +104,8 @@ pub fn backward(
                 level,
             };
             let number = pass.number();
-            let back = LevelBackward {
+            let beside = of_layer.last().map(|back| back.work);
+            of_layer.push(LevelBackward {
                 x: input(run, args.ends, states, level),
                 dy,
                 dx,
@@ -113,14 +114,19 @@ pub fn backward(
                     level,
                     &gradients[number * per_level..(number + 1) * per_level],
                 ),
-                work: LevelGradients {
-                    packed: pass.pack_back(b)?,
-                    weight_hh_half: pass.half_weight_hh(b)?,
-                    ..work(b, run, level)
-                },
+                work: pass.work(b, beside.filter(|_| run.lanes() > 1))?,
+                sums: sums(b, run, level),
                 pass,
-            };
-            back.push(b, args, dh0, dc0)?;
+            });
+        }
+        let to = [Some(dh0), dc0];
+        match &of_layer[..] {
+            [one, other] if run.together() => one.together(b, other, args, to)?,
+            _ => {
+                for back in &of_layer {
+                    back.push(b, args, to)?;
+                }
+            }
         }
         if let (Some(buffer), Some(below)) = (dx, layer.checked_sub(1)) {
             drop_outputs(b, run, args.ends.clock, buffer, below)?;
@@ -138,20 +144,42 @@ pub fn backward(
     })
 }
 
+impl Pass<'_> {
+    /// The buffers of the way back, and W_hh packed for it; `beside` is what a level has that this one shares
+    /// its buffers with.
+    fn work(&self, b: &mut Builder, beside: Option<LevelGradients>) -> Result<LevelGradients> {
+        let packed = self.pack_back(b, beside.and_then(|beside| beside.packed))?;
+        let weight_hh_half = self.half_weight_hh(b)?;
+        let own = beside.unwrap_or_else(|| work(b, self.run, self.level));
+        Ok(LevelGradients {
+            packed,
+            weight_hh_half,
+            ..own
+        })
+    }
+}
+
 pub(super) fn work(b: &mut Builder, run: &Run, level: &Level) -> LevelGradients {
     let (spec, suffix) = (run.spec(), level.suffix());
-    let (rows, batch, hidden) = (run.most_rows(), run.batch(), spec.hidden_size);
-    let (cell, output) = (spec.cell, spec.output_size());
-    let states = batch * (output + hidden * usize::from(cell.cell_state));
+    let (rows, hidden) = (run.most_rows(), spec.hidden_size);
+    let (cell, output, lanes) = (spec.cell, spec.output_size(), run.lanes());
     let mut float =
         |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, Role::Scratch);
     LevelGradients {
-        dgates: float("dgates", &[rows, cell.gradient_slots, hidden]),
-        dstate: float("dstate", &[states]),
+        dgates: float("dgates", &[lanes * rows, cell.gradient_slots, hidden]),
+        dstate: float("dstate", &[lanes * run.lane_sizes().dstate]),
         outer: cell.hands_back().then(|| float("outer", &[rows, output])),
         packed: None,
         weight_hh_half: None,
     }
+}
+
+/// `[gradient slots, H]`: the sums of the gates' gradients, for the biases of a layer that has them.
+fn sums(b: &mut Builder, run: &Run, level: &Level) -> Option<BufferId> {
+    let spec = run.spec();
+    let shape = [spec.cell.gradient_slots, spec.hidden_size];
+    let name = format!("dgate sums_{}", level.suffix());
+    spec.bias.then(|| b.float(&name, &shape, Role::Scratch))
 }
 
 /// The gradients of one level's weights.
@@ -197,45 +225,24 @@ struct LevelBackward<'a> {
     dx: Option<BufferId>,
     gradients: Gradients,
     work: LevelGradients,
+    sums: Option<BufferId>,
 }
 
 impl LevelBackward<'_> {
-    fn push(
-        &self,
-        b: &mut Builder,
-        args: BackwardArgs,
-        dh0: BufferId,
-        dc0: Option<BufferId>,
-    ) -> Result<()> {
+    /// Adds a level: its segments from the last to the first. `to` are the gradients of the initial states.
+    fn push(&self, b: &mut Builder, args: BackwardArgs, to: [Option<BufferId>; 2]) -> Result<()> {
         let (run, level) = (self.pass.run, self.pass.level);
-        let (spec, number) = (run.spec(), self.pass.number());
-        let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
-        let (of_h, of_c) = (batch * output, batch * hidden);
-        if args.dhn.is_none() || (args.dcn.is_none() && spec.cell.cell_state) {
-            fill(b, self.work.dstate, 0.0)?;
-        }
-        for (from, to, len) in [(args.dhn, 0, of_h), (args.dcn, of_h, of_c)] {
-            if let Some(from) = from {
-                copy(b, (from, number * len), (self.work.dstate, to), len)?;
-            }
-        }
+        self.begin(b, args)?;
         if let Some(dx) = self.dx
             && run.call().burn_in > 0
         {
             fill(b, dx, 0.0)?;
         }
-        let sums = self.gradients.biases.map(|_| {
-            let shape = [spec.cell.gradient_slots, hidden];
-            b.float(
-                &format!("dgate sums_{}", level.suffix()),
-                &shape,
-                Role::Scratch,
-            )
-        });
         // The outputs of segments that run again are there already, perhaps changed since.
+        let shape = [run.batch(), run.spec().output_size()];
         let unwanted = run
             .runs_again()
-            .then(|| b.float("y again", &[batch, output], Role::Scratch));
+            .then(|| b.float("y again", &shape, Role::Scratch));
         let segments = run.segments(level.reverse);
         let mut first = true;
         for segment in segments.iter().rev().filter(|s| s.trained) {
@@ -246,29 +253,98 @@ impl LevelBackward<'_> {
                 };
                 self.pass.segment(b, segment, self.x, y, true, true)?;
             }
-            self.steps(b, segment)?;
-            self.close(b, segment)?;
-            self.weights(b, segment, sums, first)?;
-            for block in run.blocks(segment) {
-                self.input(b, block)?;
-            }
+            self.pass.at(segment).steps_back(b, self.dy, &self.work)?;
+            self.after(b, segment, first)?;
             first = false;
         }
-        if first {
+        self.end(b, first, to)
+    }
+
+    /// Adds both directions of a layer, each step of them in one dispatch.
+    fn together(
+        &self,
+        b: &mut Builder,
+        other: &Self,
+        args: BackwardArgs,
+        to: [Option<BufferId>; 2],
+    ) -> Result<()> {
+        let both = [self, other];
+        let [segment, beside] =
+            both.map(|back| &back.pass.run.segments(back.pass.level.reverse)[0]);
+        for back in both {
+            back.begin(b, args)?;
+        }
+        let other_at = other.pass.at(beside);
+        let at = At {
+            beside: Some(&other_at),
+            ..self.pass.at(segment)
+        };
+        at.steps_back(b, self.dy, &self.work)?;
+        for (back, segment) in both.into_iter().zip([segment, beside]) {
+            back.after(b, segment, true)?;
+            back.end(b, false, to)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the gradients of the final states to where the steps take them.
+    fn begin(&self, b: &mut Builder, args: BackwardArgs) -> Result<()> {
+        let (run, spec, number) = (self.pass.run, self.pass.run.spec(), self.pass.number());
+        let (of_h, of_c) = (
+            run.batch() * spec.output_size(),
+            run.batch() * spec.hidden_size,
+        );
+        let missing = args.dhn.is_none() || (args.dcn.is_none() && spec.cell.cell_state);
+        // One fill serves all lanes, and comes before any copy.
+        if missing && !(run.together() && self.pass.level.reverse) {
+            fill(b, self.work.dstate, 0.0)?;
+        }
+        for (from, to, len) in [(args.dhn, 0, of_h), (args.dcn, of_h, of_c)] {
+            if let Some(from) = from {
+                let to = (self.work.dstate, self.dstate() + to);
+                copy(b, (from, number * len), to, len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows the steps of a segment.
+    fn after(&self, b: &mut Builder, segment: &Segment, first: bool) -> Result<()> {
+        self.close(b, segment)?;
+        self.weights(b, segment, first)?;
+        let mut blocks = self.pass.run.blocks(segment).into_iter();
+        blocks.try_for_each(|block| self.input(b, block))
+    }
+
+    /// And those of all segments; `none` says that there were none.
+    fn end(&self, b: &mut Builder, none: bool, to: [Option<BufferId>; 2]) -> Result<()> {
+        let (run, spec, number) = (self.pass.run, self.pass.run.spec(), self.pass.number());
+        if none {
             self.no_gradients(b)?;
-        } else if let (Some(sums), Some(biases)) = (sums, self.gradients.biases) {
+        } else if let (Some(sums), Some(biases)) = (self.sums, self.gradients.biases) {
             self.biases(b, sums, biases)?;
         }
+        let (of_h, of_c) = (
+            run.batch() * spec.output_size(),
+            run.batch() * spec.hidden_size,
+        );
+        let segments = run.segments(self.pass.level.reverse);
         let cut = segments.first().is_some_and(|s| !s.trained);
-        for (to, from, len) in [(Some(dh0), 0, of_h), (dc0, of_h, of_c)] {
+        for (to, from, len) in [(to[0], 0, of_h), (to[1], of_h, of_c)] {
             let Some(to) = to else { continue };
             if cut {
                 fill(b, to, 0.0)?;
             } else {
-                copy(b, (self.work.dstate, from), (to, number * len), len)?;
+                let from = (self.work.dstate, self.dstate() + from);
+                copy(b, from, (to, number * len), len)?;
             }
         }
         Ok(())
+    }
+
+    /// Where the level's part of `dstate` starts.
+    fn dstate(&self) -> usize {
+        self.pass.lane(self.pass.run.lane_sizes().dstate)
     }
 
     /// What a call without trained steps leaves.
@@ -277,19 +353,6 @@ impl LevelBackward<'_> {
             return Ok(());
         }
         self.gradients.all().try_for_each(|id| fill(b, id, 0.0))
-    }
-
-    fn steps(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
-        let at = self.pass.at(segment);
-        if self.pass.run.strategy() == Strategy::Sequence {
-            return at.sequence_backward(b, self.dy, &self.work);
-        }
-        for moment in at.moments().into_iter().rev() {
-            for pass in self.pass.run.spec().cell.backward {
-                at.backward(b, pass, moment, self.dy, &self.work)?;
-            }
-        }
-        Ok(())
     }
 
     /// What is left for the states before a segment: the gates of each sequence's first step in it.
@@ -302,13 +365,14 @@ impl LevelBackward<'_> {
             let place = run.place_in(segment, t);
             let row = spec.cell.gradient_slots * spec.hidden_size;
             let (first, count) = (start.sequences.start, start.sequences.len());
+            let own = self.dgates(0..0).offset;
             let dgates = Matrix {
-                offset: (place.start + first * place.row) * row,
+                offset: own + (place.start + first * place.row) * row,
                 row_stride: place.row * row,
                 ..Matrix::dense(self.work.dgates, count, row)
             };
             let dstate = Matrix {
-                offset: first * output,
+                offset: self.dstate() + first * output,
                 ..Matrix::dense(self.work.dstate, count, output)
             };
             for blocks in spec.cell.recurrent_blocks() {
@@ -329,7 +393,7 @@ impl LevelBackward<'_> {
                     start: mask.start + first * mask.row,
                     row: mask.row,
                 };
-                let to = (self.work.dstate, first * output);
+                let to = (self.work.dstate, self.dstate() + first * output);
                 unset(b, rows, to, [count, output])?;
             }
         }
@@ -359,17 +423,15 @@ impl LevelBackward<'_> {
     fn dgates(&self, rows: std::ops::Range<usize>) -> Matrix {
         let run = self.pass.run;
         let cols = run.spec().cell.gradient_slots * run.spec().hidden_size;
-        Matrix::dense(self.work.dgates, run.most_rows(), cols).row_range(rows)
+        let all = Matrix {
+            offset: self.pass.lane(run.lane_sizes().dgates),
+            ..Matrix::dense(self.work.dgates, run.most_rows(), cols)
+        };
+        all.row_range(rows)
     }
 
     /// Adds a segment to the gradients of the weights and to the sums of the gates' gradients.
-    fn weights(
-        &self,
-        b: &mut Builder,
-        segment: &Segment,
-        sums: Option<BufferId>,
-        first: bool,
-    ) -> Result<()> {
+    fn weights(&self, b: &mut Builder, segment: &Segment, first: bool) -> Result<()> {
         let run = self.pass.run;
         let (spec, cell) = (run.spec(), run.spec().cell);
         let (hidden, output, batch) = (spec.hidden_size, spec.output_size(), run.batch());
@@ -388,6 +450,11 @@ impl LevelBackward<'_> {
             }
             .push(b)
         };
+        let sizes = run.lane_sizes();
+        let of_lane = |id, size, rows, cols| Matrix {
+            offset: self.pass.lane(size),
+            ..Matrix::dense(id, rows, cols)
+        };
         for (nth, block) in run.blocks(segment).into_iter().enumerate() {
             let beta = if nth == 0 { beta } else { 1.0 };
             let x = self.x.row_range(block.whole..block.whole + block.len);
@@ -402,7 +469,9 @@ impl LevelBackward<'_> {
             let operand = match (recurrent.operand, states.inner) {
                 (Operand::Inner, Some(inner)) => Matrix::dense(inner, most, hidden),
                 // The states before each step stand behind the last ones.
-                _ => Matrix::dense(states.h, batch + most, output).row_range(batch..batch + most),
+                _ => {
+                    of_lane(states.h, sizes.h, batch + most, output).row_range(batch..batch + most)
+                }
             };
             let to = self.gates(self.gradients.weight_hh, output, &recurrent.blocks);
             let slots = self.slots(dgates, &recurrent.blocks);
@@ -417,7 +486,7 @@ impl LevelBackward<'_> {
         }
         if let Some(to) = self.gradients.weight_p {
             let slots = run.slots() * hidden;
-            let kept = Matrix::dense(states.gates, most, slots).row_range(0..rows);
+            let kept = of_lane(states.gates, sizes.gates, most, slots).row_range(0..rows);
             let block = |m: Matrix, nth: usize| m.col_range(nth * hidden..(nth + 1) * hidden);
             for (row, diagonal) in cell.diagonal.iter().enumerate() {
                 Columns {
@@ -429,7 +498,7 @@ impl LevelBackward<'_> {
                 .push(b)?;
             }
         }
-        if let Some(sums) = sums {
+        if let Some(sums) = self.sums {
             Columns {
                 a: dgates,
                 b: None,

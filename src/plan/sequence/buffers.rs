@@ -1,6 +1,7 @@
 //! The buffers of a layer in a plan: weights, states, and what is kept between the passes.
 
 use super::form::{Way, packing};
+use super::lanes::{directions, lanes};
 use super::run::Run;
 use super::spec::{LayerSpec, Level, Precision};
 use super::strategy::{UNITS, choose};
@@ -11,6 +12,8 @@ use crate::plan::{BufferId, Builder, DeviceKind, Role, Target};
 /// The buffers of one level's weights, in PyTorch's layout and gate order.
 #[derive(Debug, Clone, Copy)]
 pub struct LevelWeights {
+    /// Which of the parts of the buffers that several levels share is this one's.
+    pub lane: usize,
     /// `[G·H, I]`
     pub weight_ih: BufferId,
     /// `[G·H, P]`
@@ -24,8 +27,12 @@ pub struct LevelWeights {
     /// `[diagonal, H]`, for cells with such weights.
     pub weight_p: Option<BufferId>,
     /// Packed by [`prepare`](super::prepare): `[P, G·H]`, or `[blocks, P, G, U]` as
-    /// [`Weights::packed`] says.
+    /// [`Weights::packed`] says; one behind another where levels run side by side.
     pub weight_hh_t: BufferId,
+    /// `[lanes, G·H]`, likewise: b_hh of the levels that run side by side.
+    pub biases: Option<BufferId>,
+    /// `[lanes, diagonal, H]`, likewise.
+    pub diagonals: Option<BufferId>,
     /// `[H, P]`, likewise.
     pub weight_hr_t: Option<BufferId>,
     /// `[G·H, I]`, likewise: W_ih as 16-bit floats, in that precision, with zeros behind it to a whole word.
@@ -41,6 +48,8 @@ pub struct Weights {
     pub precision: Precision,
     /// How the recurrent weights are packed, unless they are only transposed.
     pub packed: Option<Blocks>,
+    /// How many levels have their packed weights in the same buffers.
+    pub lanes: usize,
     /// For each level.
     pub levels: Vec<LevelWeights>,
     /// The weights that training changes, in the order of [`LayerSpec::weight_shapes`].
@@ -53,6 +62,11 @@ pub struct Weights {
 pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     let (strategy, why) = choose(spec, b.target());
     b.chose("steps of the layer", strategy.name(), &why);
+    if spec.bidirectional {
+        let (directions, why) = directions(spec, b.target());
+        b.chose("directions", directions.name(), &why);
+    }
+    let lanes = lanes(spec, b.target());
     let packed = packing(spec, b.target(), Way::Forward);
     let mut named: Vec<(String, BufferId)> = Vec::new();
     let mut stored = |precision, name: String, shape: &[usize]| {
@@ -63,7 +77,7 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     let (width, hidden, output) = (spec.width(), spec.hidden_size, spec.output_size());
     let shape = packed.map_or(vec![output, width], |blocks| vec![blocks.len()]);
     let mut trained = Vec::new();
-    let mut levels = Vec::new();
+    let mut levels: Vec<LevelWeights> = Vec::new();
     let precision = spec.precision;
     let zeros = (!spec.bias).then(|| stored(Precision::F32, "zero_bias".to_owned(), &[width]));
     for level in spec.levels() {
@@ -85,16 +99,38 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
             let name = format!("bias_ih_rounded_{suffix}");
             add(name, &[Blocks::copy(width).len()])
         });
+        // Levels side by side have one buffer, which the first of them adds.
+        let first = levels
+            .last()
+            .filter(|_| lanes > 1 && level.reverse)
+            .copied();
+        let all = |shape: &[usize]| match lanes {
+            1 => shape.to_vec(),
+            lanes => [&[lanes], shape].concat(),
+        };
+        let beside = |on: bool| on && lanes > 1 && first.is_none();
+        let biases =
+            beside(spec.bias).then(|| add(format!("bias_hh_lanes_{suffix}"), &all(&[width])));
+        let diagonals = beside(!spec.cell.diagonal.is_empty()).then(|| {
+            let of_lane = [spec.cell.diagonal.len(), hidden];
+            add(format!("weight_p_lanes_{suffix}"), &all(&of_lane))
+        });
         let mut add =
             |name: &str, len: &[usize]| stored(precision, format!("{name}_{suffix}"), len);
         levels.push(LevelWeights {
+            lane: usize::from(first.is_some()),
             weight_ih,
             weight_hh,
             bias_ih: find("bias_ih"),
             bias_hh: find("bias_hh").or(zeros).unwrap_or(weight_hh),
             weight_hr: find("weight_hr"),
             weight_p: find("weight_p"),
-            weight_hh_t: add("weight_hh_t", &shape),
+            weight_hh_t: match first {
+                Some(first) => first.weight_hh_t,
+                None => add("weight_hh_t", &all(&shape)),
+            },
+            biases: first.map_or(biases, |first| first.biases),
+            diagonals: first.map_or(diagonals, |first| first.diagonals),
             weight_hr_t,
             bias_ih_rounded,
             weight_ih_half: half.then(|| {
@@ -106,6 +142,7 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     Weights {
         precision,
         packed,
+        lanes,
         levels,
         trained,
         named,
@@ -136,7 +173,8 @@ pub(super) fn sizes(spec: &LayerSpec) -> [usize; 3] {
     [spec.cell.gates, spec.hidden_size, spec.output_size()]
 }
 
-/// What a forward pass of one level writes; its rows are those of a segment.
+/// What a forward pass of one level writes; its rows are those of a segment. Levels that run side by side
+/// have the same buffers, in which the gates, h and c of one stand behind those of the other.
 #[derive(Debug, Clone, Copy)]
 pub struct LevelStates {
     /// `[rows, S, H]`
@@ -200,10 +238,14 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
         (words, true) => b.uint("mask", &[words + run.rows()], Role::Saved),
         (words, false) => b.uint("steps", &[words], Role::Input),
     };
-    let levels = spec
-        .levels()
-        .map(|level| level_states(b, run, &level))
-        .collect();
+    let mut levels: Vec<LevelStates> = Vec::new();
+    for level in spec.levels() {
+        let beside = levels
+            .last()
+            .filter(|_| run.lane(level.reverse) > 0)
+            .copied();
+        levels.push(level_states(b, run, &level, beside));
+    }
     let kept = if run.training() {
         Role::Saved
     } else {
@@ -231,32 +273,44 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
     }
 }
 
-fn level_states(b: &mut Builder, run: &Run, level: &Level) -> LevelStates {
+/// `beside` is what a level has that this one shares its buffers with.
+fn level_states(
+    b: &mut Builder,
+    run: &Run,
+    level: &Level,
+    beside: Option<LevelStates>,
+) -> LevelStates {
     let spec = run.spec();
     let (batch, hidden, output) = (run.batch(), spec.hidden_size, spec.output_size());
     let suffix = level.suffix();
     let rows = run.most_rows();
-    let (role, h_rows, c_rows, inner_rows) = if run.training() {
-        (Role::Saved, batch + rows, batch + rows, rows)
+    let (role, inner_rows) = if run.training() {
+        (Role::Saved, rows)
     } else {
-        (Role::Scratch, 3 * batch, batch, batch)
+        (Role::Scratch, batch)
     };
+    let (h_rows, c_rows) = run.state_rows();
     let mut float = |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, role);
     let segments = run.segments(level.reverse).len();
     let with_c = spec.cell.cell_state;
+    let kept = (segments > 1).then(|| {
+        [
+            Some(float("kept_h", &[segments, batch, output])),
+            with_c.then(|| float("kept_c", &[segments, batch, hidden])),
+        ]
+    });
+    if let Some(beside) = beside {
+        return LevelStates { kept, ..beside };
+    }
+    let lanes = run.lanes();
     LevelStates {
-        gates: float("gates", &[rows, run.slots(), hidden]),
-        h: float("h", &[h_rows, output]),
-        c: with_c.then(|| float("c", &[c_rows, hidden])),
+        gates: float("gates", &[lanes * rows, run.slots(), hidden]),
+        h: float("h", &[lanes * h_rows, output]),
+        c: with_c.then(|| float("c", &[lanes * c_rows, hidden])),
         inner: spec
             .cell
             .hands_on()
             .then(|| float("inner", &[inner_rows, hidden])),
-        kept: (segments > 1).then(|| {
-            [
-                Some(float("kept_h", &[segments, batch, output])),
-                with_c.then(|| float("kept_c", &[segments, batch, hidden])),
-            ]
-        }),
+        kept,
     }
 }

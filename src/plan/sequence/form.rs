@@ -43,6 +43,8 @@ pub(crate) struct Shape {
     pub(crate) stream: bool,
     /// How many there are.
     pub(crate) count: usize,
+    /// How many levels have such a step side by side.
+    pub(crate) lanes: usize,
     /// How many quads, and terms of a sum.
     quads: usize,
     terms: usize,
@@ -170,7 +172,7 @@ fn tile_fours(shape: &Shape) -> usize {
 /// Quads of a tile: fewer where larger tiles would be too few to fill a GPU.
 fn tile_quads(shape: &Shape, target: &Target) -> usize {
     let rows = shape.count.div_ceil(16 * tile_fours(shape));
-    let enough = |quads: &usize| shape.quads.div_ceil(*quads) * rows >= target.groups;
+    let enough = |quads: &usize| shape.quads.div_ceil(*quads) * rows * shape.lanes >= target.groups;
     [8, 4].into_iter().find(enough).unwrap_or(2)
 }
 
@@ -274,9 +276,15 @@ impl Shape {
             way,
             stream: false,
             count,
+            lanes: 1,
             quads: packed.units.div_ceil(packed.block),
             terms: packed.size,
         }
+    }
+
+    /// The same of so many levels.
+    pub(crate) fn side_by_side(self, lanes: usize) -> Self {
+        Self { lanes, ..self }
     }
 
     /// A step of so many streams, whose input has a size.
@@ -320,7 +328,7 @@ pub(crate) fn shaped(spec: &LayerSpec, target: &Target, pass: &Pass, shape: &Sha
         StepForm::Plain => grid(spec, pass, shape.count),
         form => {
             let [x, y] = form.groups(shape, target);
-            Grid::Groups([x, y, 1])
+            Grid::Groups([x, y, shape.lanes])
         }
     };
     Shaped {

@@ -6,7 +6,6 @@ use super::form::{Way, packing};
 use super::run::{Block, Run, Segment};
 use super::spec::{Level, Precision};
 use super::step::{At, Output};
-use super::strategy::Strategy;
 use super::{BufferId, Builder, Matrix, Role, check_len, check_rows, check_weights};
 use crate::error::{Error, Result};
 use crate::kernels::copy::copy;
@@ -55,27 +54,32 @@ pub fn forward(
     if run.masked() {
         make_mask(b, run, states)?;
     }
-    for level in spec.levels() {
-        let pass = Pass {
-            run,
-            weights,
-            states,
-            level: &level,
-        };
-        let x = input(run, ends, states, &level);
-        let y = output(run, ends, states, &level);
-        let segments = run.segments(level.reverse);
-        pass.keep_initial(b)?;
-        for segment in segments {
-            let last = segment.number + 1 == segments.len();
-            // What runs again in the backward pass is kept then.
-            let save = segment.trained && !run.runs_again();
-            pass.segment(b, segment, x, y, save, false)?;
-            pass.store(b, segment, last)?;
+    let levels: Vec<Level> = spec.levels().collect();
+    for of_layer in levels.chunks(spec.directions()) {
+        let passes: Vec<Pass<'_>> = of_layer
+            .iter()
+            .map(|level| Pass {
+                run,
+                weights,
+                states,
+                level,
+            })
+            .collect();
+        let (x, y) = (
+            input(run, ends, states, &of_layer[0]),
+            output(run, ends, states, &of_layer[0]),
+        );
+        match &passes[..] {
+            [one, other] if run.together() => one.together(b, other, x, y)?,
+            _ => {
+                for pass in &passes {
+                    pass.push(b, x, y)?;
+                }
+            }
         }
-        let done = !spec.bidirectional || level.reverse;
-        if done && level.layer + 1 < spec.num_layers {
-            drop_outputs(b, run, ends.clock, y.buffer, level.layer)?;
+        let layer = of_layer[0].layer;
+        if layer + 1 < spec.num_layers {
+            drop_outputs(b, run, ends.clock, y.buffer, layer)?;
         }
     }
     Ok(())
@@ -171,7 +175,43 @@ impl Pass<'_> {
             number,
             mask: self.states.mask,
             segment,
+            beside: None,
         }
+    }
+
+    /// Where the level's part starts of a buffer in which each level has so many elements.
+    pub(super) fn lane(&self, of_lane: usize) -> usize {
+        self.run.lane(self.level.reverse) * of_lane
+    }
+
+    /// Adds all segments of a level.
+    fn push(&self, b: &mut Builder, x: Matrix, y: Output) -> Result<()> {
+        let segments = self.run.segments(self.level.reverse);
+        self.keep_initial(b)?;
+        for segment in segments {
+            let last = segment.number + 1 == segments.len();
+            // What runs again in the backward pass is kept then.
+            let save = segment.trained && !self.run.runs_again();
+            self.segment(b, segment, x, y, save, false)?;
+            self.store(b, segment, last)?;
+        }
+        Ok(())
+    }
+
+    /// Adds both directions of a layer, each step of them in one dispatch.
+    fn together(&self, b: &mut Builder, other: &Self, x: Matrix, y: Output) -> Result<()> {
+        let [segment, beside] = [self, other].map(|p| &p.run.segments(p.level.reverse)[0]);
+        for (pass, segment) in [(self, segment), (other, beside)] {
+            pass.enter(b, segment, x)?;
+        }
+        let other_at = other.at(beside);
+        let at = At {
+            beside: Some(&other_at),
+            ..self.at(segment)
+        };
+        at.steps(b, y, segment.trained, false)?;
+        self.store(b, segment, true)?;
+        other.store(b, beside, true)
     }
 
     /// Adds a segment: loads its initial states, projects the input of all its rows and runs its steps.
@@ -185,31 +225,34 @@ impl Pass<'_> {
         save: bool,
         again: bool,
     ) -> Result<()> {
-        let at = self.at(segment);
-        self.load(b, segment)?;
-        for block in self.run.blocks(segment) {
-            self.project(b, x, block)?;
-        }
-        if self.run.strategy() == Strategy::Sequence {
-            return at.sequence_forward(b, y, save, again);
-        }
-        for moment in at.moments() {
-            for pass in self.run.spec().cell.forward {
-                at.forward(b, pass, moment, y, save)?;
-            }
-        }
-        Ok(())
+        self.enter(b, segment, x)?;
+        self.at(segment).steps(b, y, save, again)
     }
 
-    /// Packs W_hh for the kernels that run steps back, unless they take it as it is.
-    pub(super) fn pack_back(&self, b: &mut Builder) -> Result<Option<BufferId>> {
+    fn enter(&self, b: &mut Builder, segment: &Segment, x: Matrix) -> Result<()> {
+        self.load(b, segment)?;
+        let mut blocks = self.run.blocks(segment).into_iter();
+        blocks.try_for_each(|block| self.project(b, x, block))
+    }
+
+    /// Packs W_hh for the kernels that run steps back, unless they take it as it is; into the buffer of a
+    /// level that has its own there.
+    pub(super) fn pack_back(
+        &self,
+        b: &mut Builder,
+        beside: Option<BufferId>,
+    ) -> Result<Option<BufferId>> {
         let Some(blocks) = packing(self.run.spec(), self.run.target(), Way::Back) else {
             return Ok(None);
         };
-        let name = format!("weight_back_{}", self.level.suffix());
         let precision = self.run.spec().precision;
-        let packed = b.stored(precision, &name, &[blocks.len()], Role::Scratch);
-        blocks.push(b, self.weights.levels[self.number()].weight_hh, packed)?;
+        let packed = beside.unwrap_or_else(|| {
+            let name = format!("weight_back_{}", self.level.suffix());
+            let shape = [self.run.lanes() * blocks.len()];
+            b.stored(precision, &name, &shape, Role::Scratch)
+        });
+        let weight_hh = self.weights.levels[self.number()].weight_hh;
+        blocks.push_to(b, weight_hh, (packed, self.lane(blocks.len())))?;
         Ok(Some(packed))
     }
 
@@ -234,6 +277,7 @@ impl Pass<'_> {
         let gates = self.states.levels[self.number()].gates;
         let row = self.run.slots() * spec.hidden_size;
         let all = Matrix {
+            offset: self.lane(self.run.lane_sizes().gates),
             row_stride: row,
             ..Matrix::dense(gates, self.run.most_rows(), spec.width())
         };
@@ -255,6 +299,7 @@ impl Pass<'_> {
         let (run, number) = (self.run, self.number());
         let states = &self.states.levels[number];
         let (batch, spec) = (run.batch(), run.spec());
+        let of_lane = run.lane_sizes();
         for (which, initial, to, width) in [
             (0, Some(self.states.h0), Some(states.h), spec.output_size()),
             (1, self.states.c0, states.c, spec.hidden_size),
@@ -262,6 +307,7 @@ impl Pass<'_> {
             let (Some(initial), Some(to)) = (initial, to) else {
                 continue;
             };
+            let lane = self.lane([of_lane.h, of_lane.c][which]);
             let (source, nth) = match states.kept.and_then(|kept| kept[which]) {
                 Some(kept) => (kept, segment.number),
                 None => (initial, number),
@@ -298,7 +344,7 @@ impl Pass<'_> {
                     width,
                     source: (source, (nth * batch + first) * width),
                     state: to,
-                    to_start: row * width,
+                    to_start: lane + row * width,
                     to_row: stride * width,
                 }
                 .push_with(b, self.states.mask)?;
@@ -329,6 +375,7 @@ impl Pass<'_> {
     fn store(&self, b: &mut Builder, segment: &Segment, last: bool) -> Result<()> {
         let (number, spec) = (self.number(), self.run.spec());
         let states = &self.states.levels[number];
+        let of_lane = self.run.lane_sizes();
         for (which, from, end, width) in [
             (0, Some(states.h), Some(self.states.hn), spec.output_size()),
             (1, states.c, self.states.cn, spec.hidden_size),
@@ -342,7 +389,8 @@ impl Pass<'_> {
                 Some(kept) if !last => (kept, segment.number + 1),
                 _ => (end, number),
             };
-            copy(b, (from, 0), (to, nth * len), len)?;
+            let lane = self.lane([of_lane.h, of_lane.c][which]);
+            copy(b, (from, lane), (to, nth * len), len)?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod buffers;
 mod call;
 mod form;
 mod forward;
+mod lanes;
 mod run;
 mod sampled;
 mod spec;
@@ -35,6 +36,7 @@ pub use form::StepForm;
 pub(crate) use form::Way;
 use form::packing;
 pub use forward::{Ends, forward};
+pub use lanes::{Directions, directions};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
 pub use spec::{LayerSpec, Level, Precision};
@@ -50,7 +52,19 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
     for level in &weights.levels {
         match weights.packed {
             None => transpose(b, level.weight_hh, level.weight_hh_t)?,
-            Some(blocks) => blocks.push(b, level.weight_hh, level.weight_hh_t)?,
+            Some(blocks) => {
+                let place = (level.weight_hh_t, level.lane * blocks.len());
+                blocks.push_to(b, level.weight_hh, place)?;
+            }
+        }
+        for (from, to) in [
+            (Some(level.bias_hh), level.biases),
+            (level.weight_p, level.diagonals),
+        ] {
+            if let (Some(from), Some(to)) = (from, to) {
+                let len = b.buffer(from).len();
+                copy(b, (from, 0), (to, level.lane * len), len)?;
+            }
         }
         if let Some(half) = level.weight_ih_half {
             let len = b.buffer(level.weight_ih).len();
@@ -103,6 +117,12 @@ fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
             None => "transposed".to_owned(),
             Some(b) => format!("packed in blocks of {} x {}", b.slots, b.block),
         });
+        return Err(Error::value("layer", "weights", expected, got));
+    }
+    let [expected, got] = [run.lanes(), weights.lanes];
+    if expected != got {
+        let [expected, got] =
+            [expected, got].map(|lanes| format!("of {lanes} levels side by side"));
         return Err(Error::value("layer", "weights", expected, got));
     }
     let levels = spec.num_layers * spec.directions();

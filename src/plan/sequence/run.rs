@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::call::{Batch, Call, Mode, Order, check};
+use super::lanes::lanes;
 use super::spec::{LayerSpec, check_elements};
 use super::strategy::{Strategy, choose};
 use crate::error::Result;
@@ -59,6 +60,7 @@ pub struct Run {
     runs_again: bool,
     target: Target,
     strategy: Strategy,
+    lanes: usize,
 }
 
 impl Run {
@@ -89,6 +91,7 @@ impl Run {
             runs_again: false,
             target: *target,
             strategy: choose(spec, target).0,
+            lanes: lanes(spec, target),
         };
         let (rows, batch) = match &call.batch {
             Batch::Padded(size) => ([size.steps, size.batch], size.batch),
@@ -104,7 +107,7 @@ impl Run {
         let arrays: [(&str, &[usize]); 4] = [
             ("x", &[a, b, spec.input_size]),
             ("y", &[a, b, spec.directions(), spec.output_size()]),
-            ("gates", &[a, b, slots, hidden]),
+            ("gates", &[run.lanes, a, b, slots, hidden]),
             (
                 "states",
                 &[spec.num_layers, spec.directions(), batch, 3, hidden],
@@ -183,6 +186,7 @@ impl Run {
     /// and where segments run again without an output of theirs another.
     pub(crate) fn table_words(&self) -> usize {
         match self.strategy {
+            Strategy::Steps if self.together() => self.step_table(self.spec.num_layers, 0),
             Strategy::Steps => 0,
             Strategy::Sequence => {
                 let levels = self.spec.num_layers * self.spec.directions();
@@ -190,6 +194,11 @@ impl Run {
                 levels * kinds * self.steps() * Moment::WORDS
             }
         }
+    }
+
+    /// Where the table of a layer's step stands that runs both directions.
+    pub(crate) fn step_table(&self, layer: usize, nth: usize) -> usize {
+        (layer * self.steps() + nth) * self.lanes * Moment::WORDS
     }
 
     /// Where the table of a level's segment stands; `again` for the second one.
@@ -207,6 +216,35 @@ impl Run {
             .sum();
         let tables = level * kinds + usize::from(again);
         (tables * self.steps() + before) * Moment::WORDS
+    }
+
+    /// How many levels share buffers.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    /// Whether the directions run side by side: they share buffers, and neither is cut into segments, which
+    /// the other has in the opposite order.
+    pub(crate) fn together(&self) -> bool {
+        self.lanes > 1 && self.segments[0].len() == 1
+    }
+
+    /// A level's place among those that it shares buffers with.
+    pub(crate) fn lane(&self, reverse: bool) -> usize {
+        if self.lanes > 1 {
+            usize::from(reverse)
+        } else {
+            0
+        }
+    }
+
+    /// The rows of `h` and `c`; see [`LevelStates`](super::LevelStates).
+    pub(crate) fn state_rows(&self) -> (usize, usize) {
+        let batch = self.batch();
+        match self.call.mode {
+            Mode::Training => (batch + self.most_rows, batch + self.most_rows),
+            Mode::Inference => (3 * batch, batch),
+        }
     }
 
     /// The rows of a step in the mask.
@@ -349,6 +387,16 @@ impl Run {
     /// Whether the backward pass runs the segments forward again, as their kept values share memory.
     pub(crate) fn runs_again(&self) -> bool {
         self.runs_again
+    }
+
+    /// The `nth` step of a segment in the order in which a direction runs them, if it has so many.
+    pub(crate) fn nth(&self, segment: &Segment, reverse: bool, nth: usize) -> Option<usize> {
+        let mut steps = segment.steps.clone();
+        if reverse {
+            steps.nth_back(nth)
+        } else {
+            steps.nth(nth)
+        }
     }
 
     /// The steps of a segment in the order in which a direction runs them.

@@ -3,9 +3,9 @@
 use super::backward::work;
 use super::buffers::{States, Weights, states, weights};
 use super::form::{Way, packing};
-use super::run::{Run, Segment};
+use super::run::Run;
 use super::spec::Level;
-use super::step::{At, LevelGradients, Moment, Output};
+use super::step::{At, LevelGradients, Output};
 use super::{BufferId, Builder, Role};
 use crate::cell::Pass;
 use crate::error::Result;
@@ -13,90 +13,104 @@ use crate::error::Result;
 /// A step of a run whose buffers are in a plan.
 pub(crate) struct Sampled<'a> {
     run: &'a Run,
-    level: Level,
+    levels: Vec<Level>,
     nth: usize,
-    segment: Segment,
     weights: Weights,
     states: States,
     y: BufferId,
 }
 
 impl<'a> Sampled<'a> {
-    /// Adds the buffers of the run; the step is the one that its last level runs as the `nth`.
+    /// Adds the buffers of the run; the step is the one that its levels run as the `nth`.
     pub(crate) fn new(b: &mut Builder, run: &'a Run, nth: usize) -> Self {
         let spec = run.spec();
-        let level = Level {
-            layer: 0,
-            reverse: spec.bidirectional,
-            input_size: spec.input_size,
-        };
         let shape = run.shape(run.call().output, spec.features());
         Self {
             run,
-            level,
+            levels: spec.levels().collect(),
             nth,
-            segment: run.segments(level.reverse)[0].clone(),
             weights: weights(b, spec),
             states: states(b, run),
             y: b.float("y", &shape, Role::Output),
         }
     }
 
-    fn at(&self) -> (At<'_>, Moment, Output) {
-        let number = usize::from(self.level.reverse);
-        let at = At {
+    fn at(&self, reverse: bool) -> At<'_> {
+        let number = usize::from(reverse);
+        At {
             run: self.run,
-            level: &self.level,
+            level: &self.levels[number],
             weights: &self.weights.levels[number],
             states: &self.states.levels[number],
             number,
             mask: self.states.mask,
-            segment: &self.segment,
-        };
+            segment: &self.run.segments(reverse)[0],
+            beside: None,
+        }
+    }
+
+    /// Calls with the last level, or with both where they run side by side, and y.
+    fn with<T>(&self, of: impl FnOnce(At<'_>, Output) -> Result<T>) -> Result<T> {
         let y = Output {
             buffer: self.y,
             order: Some(self.run.call().output),
         };
-        (at, at.moments()[self.nth], y)
+        let last = self.at(self.run.spec().bidirectional);
+        if !self.run.together() {
+            return of(last, y);
+        }
+        let at = At {
+            beside: Some(&last),
+            ..self.at(false)
+        };
+        of(at, y)
     }
 
     /// Adds a forward kernel.
     pub(crate) fn forward(&self, b: &mut Builder, pass: &Pass) -> Result<()> {
-        let (at, moment, y) = self.at();
-        at.forward(b, pass, moment, y, self.run.training())
+        self.with(|at, y| {
+            at.tables(b, y, false)?;
+            at.forward(b, pass, at.moments()[self.nth], y, self.run.training())
+        })
     }
 
     /// Adds the kernel that runs all steps forward.
     pub(crate) fn sequence_forward(&self, b: &mut Builder) -> Result<()> {
-        let (at, _, y) = self.at();
-        at.sequence_forward(b, y, self.run.training(), false)
+        self.with(|at, y| {
+            at.tables(b, y, false)?;
+            at.sequence_forward(b, y, self.run.training(), false)
+        })
     }
 
     /// Adds the kernel that runs all steps back, over weights that are packed already.
     pub(crate) fn sequence_backward(&self, b: &mut Builder) -> Result<()> {
-        let (at, _, dy) = self.at();
-        // It shares the table of the forward pass.
-        at.push_table(b, dy, false)?;
-        let work = self.work(b);
-        at.sequence_backward(b, dy, &work)
+        self.with(|at, dy| {
+            // It shares the table of the forward pass.
+            at.tables(b, dy, false)?;
+            let work = self.work(b);
+            at.sequence_backward(b, dy, &work)
+        })
     }
 
     /// With weights that are packed already.
     fn work(&self, b: &mut Builder) -> LevelGradients {
-        let packed = packing(self.run.spec(), self.run.target(), Way::Back);
+        let run = self.run;
+        let packed = packing(run.spec(), run.target(), Way::Back);
         LevelGradients {
             packed: packed.map(|p| {
-                let precision = self.run.spec().precision;
-                b.stored(precision, "weight_back", &[p.len()], Role::Scratch)
+                let shape = [run.lanes() * p.len()];
+                b.stored(run.spec().precision, "weight_back", &shape, Role::Scratch)
             }),
-            ..work(b, self.run, &self.level)
+            ..work(b, run, &self.levels[0])
         }
     }
 
     /// Adds a backward kernel.
     pub(crate) fn backward(&self, b: &mut Builder, pass: &Pass) -> Result<()> {
-        let (at, moment, dy) = self.at();
-        let work = self.work(b);
-        at.backward(b, pass, moment, dy, &work)
+        self.with(|at, dy| {
+            at.tables(b, dy, false)?;
+            let work = self.work(b);
+            at.backward(b, pass, at.moments()[self.nth], dy, &work)
+        })
     }
 }

@@ -3,10 +3,10 @@
 
 use super::buffers::{LevelStates, LevelWeights, blocks_back, blocks_forward};
 use super::call::{Mode, Order};
-use super::form::{Shape, Way, shaped};
+use super::form::{Shape, Way, packing, shaped};
 use super::run::{Place, Run, Segment};
 use super::spec::{LayerSpec, Level};
-use super::strategy::{floats, team};
+use super::strategy::{Strategy, floats, team};
 use super::{BufferId, Builder};
 use crate::cell::{CellOption, Pass};
 use crate::error::{Error, Result};
@@ -54,6 +54,8 @@ pub(crate) struct At<'a> {
     pub(crate) number: usize,
     pub(crate) mask: BufferId,
     pub(crate) segment: &'a Segment,
+    /// The other direction, where it runs along.
+    pub(crate) beside: Option<&'a At<'a>>,
 }
 
 /// A step's place in its segment.
@@ -76,6 +78,59 @@ impl At<'_> {
             nth,
         };
         order.iter().enumerate().map(moment).collect()
+    }
+
+    /// The level's place among those that it shares buffers with.
+    fn lane(&self) -> usize {
+        self.run.lane(self.level.reverse)
+    }
+
+    /// The level, and the one that runs along.
+    fn lanes(&self) -> impl Iterator<Item = &Self> {
+        [Some(self), self.beside].into_iter().flatten()
+    }
+
+    /// The step of each that runs as the `nth`.
+    fn moments_of(&self, nth: usize) -> impl Iterator<Item = (&Self, Moment)> {
+        let moment = move |at: &Self| {
+            let of = |nth| at.run.nth(at.segment, at.level.reverse, nth);
+            let (t, next) = (of(nth)?, of(nth + 1));
+            Some(Moment { t, next, nth })
+        };
+        self.lanes().filter_map(move |at| Some((at, moment(at)?)))
+    }
+
+    /// Adds all steps of the segment; `save` says whether the backward pass will need them, `again` whether
+    /// they ran before.
+    pub(crate) fn steps(&self, b: &mut Builder, y: Output, save: bool, again: bool) -> Result<()> {
+        self.tables(b, y, again)?;
+        if self.run.strategy() == Strategy::Sequence {
+            return self.sequence_forward(b, y, save, again);
+        }
+        for moment in self.moments() {
+            for pass in self.run.spec().cell.forward {
+                self.forward(b, pass, moment, y, save)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds them back.
+    pub(crate) fn steps_back(
+        &self,
+        b: &mut Builder,
+        dy: Output,
+        work: &LevelGradients,
+    ) -> Result<()> {
+        if self.run.strategy() == Strategy::Sequence {
+            return self.sequence_backward(b, dy, work);
+        }
+        for moment in self.moments().into_iter().rev() {
+            for pass in self.run.spec().cell.backward {
+                self.backward(b, pass, moment, dy, work)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds a forward kernel of a step; `save` says whether the backward pass will need it.
@@ -106,8 +161,8 @@ impl At<'_> {
         ]
     }
 
-    /// Adds the forward kernel that runs all steps of the segment; `again` says that it ran before and
-    /// its output is not wanted.
+    /// Adds the forward kernel that runs all steps of the segment, over the table that [`Self::tables`]
+    /// wrote; `again` says that it ran before and its output is not wanted.
     pub(crate) fn sequence_forward(
         &self,
         b: &mut Builder,
@@ -115,7 +170,6 @@ impl At<'_> {
         save: bool,
         again: bool,
     ) -> Result<()> {
-        self.push_table(b, y, again)?;
         let known = self.forward_buffers(y);
         self.push_sequence(b, FORTH, y, save, again, &known)
     }
@@ -136,14 +190,36 @@ impl At<'_> {
         self.run.table(self.number, self.segment, reverse, again)
     }
 
-    /// Writes the table of the segment's steps.
-    pub(crate) fn push_table(&self, b: &mut Builder, y: Output, again: bool) -> Result<()> {
+    /// Writes what kernels read of the segment's steps that run all of them, or those of several levels.
+    pub(crate) fn tables(&self, b: &mut Builder, y: Output, again: bool) -> Result<()> {
+        if self.run.strategy() == Strategy::Sequence {
+            for at in self.lanes() {
+                let moments = at.moments().into_iter();
+                let words = at.entries(moments.map(|moment| (at, moment)), y)?;
+                b.contents(self.mask, at.table(again), words)?;
+            }
+        } else if self.beside.is_some() {
+            let steps = 0..self.segment.steps.len();
+            let words = self.entries(steps.flat_map(|nth| self.moments_of(nth)), y)?;
+            b.contents(self.mask, self.run.step_table(self.level.layer, 0), words)?;
+        }
+        Ok(())
+    }
+
+    fn entries<'b>(
+        &self,
+        of: impl Iterator<Item = (&'b Self, Moment)>,
+        y: Output,
+    ) -> Result<Vec<u32>>
+    where
+        Self: 'b,
+    {
         let mut words = Vec::with_capacity(self.segment.steps.len() * Entry::WORDS);
-        for moment in self.moments() {
-            let entry = self.params("the table of steps", moment, y)?.moment();
+        for (at, moment) in of {
+            let entry = at.params("the table of steps", moment, y)?.moment();
             words.extend_from_slice(bytemuck::cast_slice(&[entry]));
         }
-        b.contents(self.mask, self.table(again), words)
+        Ok(words)
     }
 
     fn push_sequence(
@@ -167,7 +243,8 @@ impl At<'_> {
             FORTH => blocks_forward(spec, run.target()),
             _ => blocks_back(spec, run.target()),
         };
-        let team = team(spec, run.target(), run.batch());
+        let lanes = self.lanes().count();
+        let team = team(spec, run.target(), lanes * run.batch());
         let constants = [
             self.constants(pass, save),
             vec![
@@ -200,6 +277,10 @@ impl At<'_> {
             parts.reverse();
         }
         let bindings = bindings(pass, &self.with_shared(known))?;
+        let of_table = match self.beside {
+            Some(other) => index(op, other.table(again) - self.table(again))?,
+            None => 0,
+        };
         for (at, part) in parts {
             b.push(Dispatch {
                 kernel: pass.kernel,
@@ -207,11 +288,16 @@ impl At<'_> {
                 bindings: &bindings,
                 params: StepParams {
                     table: index(op, self.table(again) + at * Entry::WORDS)?,
+                    lane_table: of_table,
                     steps: index(op, part.len())?,
+                    lane_weights: self.of_lane(op, blocks.len())?,
                     ..self.params(op, part[0], y)?
                 },
-                grid: Grid::Groups([run.batch().div_ceil(team.tile), 1, 1]),
-                cost: self.cost_of_all(pass, part),
+                grid: Grid::Groups([run.batch().div_ceil(team.tile), 1, lanes]),
+                cost: sum(self.lanes().map(|of| {
+                    let moments = of.moments();
+                    of.cost_of_all(pass, &moments[at..at + part.len()])
+                })),
             })?;
         }
         Ok(())
@@ -223,11 +309,7 @@ impl At<'_> {
         let each = moments
             .iter()
             .map(|m| cost(spec, pass, run.count(m.t), run.slots()));
-        let total = each.fold(Cost::default(), |a, c| Cost {
-            flops: a.flops + c.flops,
-            bytes: a.bytes + c.bytes,
-            length: a.length.max(c.length),
-        });
+        let total = sum(each);
         let again = moments.len().saturating_sub(1) * spec.width() * spec.output_size();
         Cost {
             bytes: total
@@ -284,8 +366,12 @@ impl At<'_> {
         known: &[(&str, Option<BufferId>)],
     ) -> Result<()> {
         let (run, spec) = (self.run, self.run.spec());
-        let count = run.count(moment.t);
-        let shape = Shape::new(spec, way, count);
+        // Of several levels the most: each has its own in the table.
+        let of = self.moments_of(moment.nth);
+        let counts = of.map(|(at, m)| (run.count(m.t), at.next_count(&m)));
+        let (count, next_count) = counts.fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
+        let lanes = self.lanes().count();
+        let shape = Shape::new(spec, way, count).side_by_side(lanes);
         let shaped = shaped(spec, run.target(), plain, &shape);
         if let Some((form, why)) = &shaped.chosen {
             let what = match way {
@@ -294,14 +380,24 @@ impl At<'_> {
             };
             b.chose(what, form.name(), why);
         }
-        let pass = &shaped.pass;
+        let (pass, op) = (&shaped.pass, shaped.pass.kernel.name);
+        let packed = packing(spec, run.target(), way);
         b.push(Dispatch {
             kernel: pass.kernel,
             constants: &[self.constants(pass, save), shaped.constants].concat(),
             bindings: &bindings(pass, &self.with_shared(known))?,
-            params: self.params(pass.kernel.name, moment, y)?,
+            params: StepParams {
+                count: index(op, count)?,
+                next_count: index(op, next_count)?,
+                table: index(op, run.step_table(self.level.layer, moment.nth))?,
+                lane_table: index(op, Entry::WORDS)?,
+                lane_weights: self.of_lane(op, packed.map_or(0, |blocks| blocks.len()))?,
+                ..self.params(op, moment, y)?
+            },
             grid: shaped.grid,
-            cost: cost(spec, pass, count, run.slots()),
+            cost: sum(self
+                .moments_of(moment.nth)
+                .map(|(_, m)| cost(spec, pass, run.count(m.t), run.slots()))),
         })
     }
 
@@ -310,6 +406,7 @@ impl At<'_> {
             ("SAVE", u32::from(save)),
             ("MASKED", u32::from(self.run.masked())),
             ("STREAM", 0),
+            ("LEVELS", self.lanes().count() as u32),
         ];
         constants(self.run.spec(), pass, &flags)
     }
@@ -321,11 +418,30 @@ impl At<'_> {
         let w = self.weights;
         let shared = [
             ("mask", Some(self.mask)),
-            ("bias_hh", Some(w.bias_hh)),
+            ("bias_hh", Some(w.biases.unwrap_or(w.bias_hh))),
             // Not read by a cell without such weights.
-            ("weight_p", Some(w.weight_p.unwrap_or(w.bias_hh))),
+            (
+                "weight_p",
+                Some(w.diagonals.or(w.weight_p).unwrap_or(w.bias_hh)),
+            ),
         ];
         known.iter().chain(&shared).copied().collect()
+    }
+
+    /// How many sequences go on to a moment's next step.
+    fn next_count(&self, moment: &Moment) -> usize {
+        let count = self.run.count(moment.t);
+        moment
+            .next
+            .map_or(0, |next| self.run.count(next).min(count))
+    }
+
+    /// What a level has of a buffer that several share; 0 where it is alone.
+    fn of_lane(&self, op: &'static str, elements: usize) -> Result<u32> {
+        match self.run.lanes() {
+            1 => Ok(0),
+            _ => index(op, elements),
+        }
     }
 
     fn params(&self, op: &'static str, moment: Moment, y: Output) -> Result<StepParams> {
@@ -335,22 +451,25 @@ impl At<'_> {
         let (t, batch, count) = (moment.t, run.batch(), run.count(moment.t));
         let local = run.place_in(segment, t);
         let local_next = moment.next.map(|next| run.place_in(segment, next));
-        let next_count = moment.next.map_or(0, |next| run.count(next).min(count));
+        let next_count = self.next_count(&moment);
+        let (lane, of_lane) = (self.lane(), run.lane_sizes());
         // The states before each step stand behind those after the last one.
-        let state = |width: usize| -> [usize; 3] {
-            let row = |place: Place| (batch + place.start) * width;
+        let state = |width: usize, start: usize| -> [usize; 3] {
+            let row = |place: Place| start + (batch + place.start) * width;
             let next = local_next.map_or(0, row);
             [row(local), next, local.row * width]
         };
-        let by_turns = |nth: usize| (1 + nth % 2) * batch * output;
+        let (h, c) = (lane * of_lane.h, lane * of_lane.c);
+        let by_turns = |nth: usize| h + (1 + nth % 2) * batch * output;
         let ([h_from, h_next, h_row], [c_from, c_next, c_row]) = match run.call().mode {
-            Mode::Training => (state(output), state(hidden)),
+            Mode::Training => (state(output, h), state(hidden, c)),
             Mode::Inference => (
                 [by_turns(moment.nth), by_turns(moment.nth + 1), output],
-                [0, 0, hidden],
+                [c, c, hidden],
             ),
         };
         let (gates, dgates) = (run.slots() * hidden, spec.cell.gradient_slots * hidden);
+        let (gates_of, dgates_of) = (lane * of_lane.gates, lane * of_lane.dgates);
         let column = usize::from(self.level.reverse) * output;
         let (y_start, y_row) = y.order.map_or((0, output), |order| {
             let whole = run.place(order, t);
@@ -368,19 +487,17 @@ impl At<'_> {
         Ok(StepParams {
             count: i(count)?,
             next_count: i(next_count)?,
-            gates_start: i(local.start * gates)?,
+            gates_start: i(gates_of + local.start * gates)?,
             gates_row: i(local.row * gates)?,
-            dgates_start: i(local.start * dgates)?,
+            dgates_start: i(dgates_of + local.start * dgates)?,
             dgates_row: i(local.row * dgates)?,
-            dgates_next: i(local_next.map_or(0, |p| p.start * dgates))?,
+            dgates_next: i(local_next.map_or(0, |p| dgates_of + p.start * dgates))?,
             h_from: i(h_from)?,
             h_next: i(h_next)?,
             h_row: i(h_row)?,
-            h_state: 0,
             c_from: i(c_from)?,
             c_next: i(c_next)?,
             c_row: i(c_row)?,
-            c_state: 0,
             y_start: i(y_start)?,
             y_row: i(y_row)?,
             mask_start: i(mask.start)?,
@@ -391,9 +508,24 @@ impl At<'_> {
             outer_start: i(outer_start)?,
             outer_row: i(outer_row)?,
             dc_start: i(batch * output)?,
+            lane: i(lane)?,
+            lane_h: i(of_lane.h)?,
+            lane_c: i(of_lane.c)?,
+            lane_dstate: self.of_lane(op, of_lane.dstate)?,
+            lane_bias: self.of_lane(op, usize::from(spec.bias) * spec.width())?,
+            lane_diagonal: self.of_lane(op, spec.cell.diagonal.len() * hidden)?,
             ..numbers(spec, op)?
         })
     }
+}
+
+/// What several things cost together.
+fn sum(costs: impl Iterator<Item = Cost>) -> Cost {
+    costs.fold(Cost::default(), |a, c| Cost {
+        flops: a.flops + c.flops,
+        bytes: a.bytes + c.bytes,
+        length: a.length.max(c.length),
+    })
 }
 
 /// The parameters that all steps of a layer have.

@@ -18,12 +18,10 @@ use clap::builder::PossibleValuesParser;
 use regex::Regex;
 use serde_json::{Value, json};
 use wgrnn::interop::atomic::check_writable;
-use wgrnn::kernels::gemm::Form;
-use wgrnn::plan::Force;
-use wgrnn::plan::sequence::{StepForm, Strategy};
 use wgrnn::tune::Tuning;
 use wgrnn::{Context, Error, Precision, Result};
 
+use crate::choices::Choices;
 use crate::floor::{Bandwidth, Peaks};
 use measure::Limits;
 use report::{Report, Row, Status, rounded};
@@ -59,17 +57,10 @@ pub(crate) struct Args {
     /// What the kernels read of the weights
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
     precision: String,
-    /// How the steps of a layer are run, wherever it can be, whatever the rules say
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
-    strategy: Option<String>,
-    /// The form of steps, likewise
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(StepForm::ALL.map(StepForm::name)))]
-    step: Option<String>,
-    /// The form of matrix products, wherever it can be, whatever the rules say
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
-    product: Option<String>,
+    #[command(flatten)]
+    choices: Choices,
     /// Measure for each shape what is fastest, and keep that in this file for the next time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "step", "product"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "step", "directions", "product"])]
     tune: Option<PathBuf>,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
@@ -116,7 +107,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         check_writable(path)?;
     }
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
-    let context = context(args)?.forcing(force(args));
+    let context = context(args)?.forcing(args.choices.force());
     println!("{}", context.name());
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),
@@ -163,18 +154,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         roofline::draw(path, &name, peaks, &series)?;
     }
     Ok(report.status())
-}
-
-/// What is chosen whatever the rules say.
-fn force(args: &Args) -> Force {
-    let strategy = |s: &Strategy| Some(s.name()) == args.strategy.as_deref();
-    let step = |f: &StepForm| Some(f.name()) == args.step.as_deref();
-    let form = |f: &Form| Some(f.name()) == args.product.as_deref();
-    Force {
-        strategy: Strategy::ALL.into_iter().find(strategy),
-        step: StepForm::ALL.into_iter().find(step),
-        gemm: Form::ALL.into_iter().find(form),
-    }
 }
 
 /// The device with what was chosen for all shapes, or with what is fastest for this one.

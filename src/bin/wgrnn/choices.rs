@@ -1,0 +1,39 @@
+//! The options that overrule the planner's rules.
+
+use clap::builder::PossibleValuesParser;
+use wgrnn::kernels::gemm::Form;
+use wgrnn::plan::Force;
+use wgrnn::plan::sequence::{Directions, StepForm, Strategy};
+
+/// What is chosen wherever it can be, whatever the rules say.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Choices {
+    /// How the steps of a layer are run, whatever the rules say
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Strategy::ALL.map(Strategy::name)))]
+    strategy: Option<String>,
+    /// The form of steps, likewise
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(StepForm::ALL.map(StepForm::name)))]
+    step: Option<String>,
+    /// How the two directions of a layer are run, likewise
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Directions::ALL.map(Directions::name)))]
+    directions: Option<String>,
+    /// The form of matrix products, likewise
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
+    product: Option<String>,
+}
+
+impl Choices {
+    /// The names as choices.
+    pub(crate) fn force(&self) -> Force {
+        let strategy = |s: &Strategy| Some(s.name()) == self.strategy.as_deref();
+        let step = |f: &StepForm| Some(f.name()) == self.step.as_deref();
+        let directions = |d: &Directions| Some(d.name()) == self.directions.as_deref();
+        let form = |f: &Form| Some(f.name()) == self.product.as_deref();
+        Force {
+            strategy: Strategy::ALL.into_iter().find(strategy),
+            step: StepForm::ALL.into_iter().find(step),
+            directions: Directions::ALL.into_iter().find(directions),
+            gemm: Form::ALL.into_iter().find(form),
+        }
+    }
+}
