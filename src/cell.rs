@@ -62,6 +62,11 @@ pub struct Cell {
     /// The first kernel of a step forward, and that of a step back, in other forms than the plain one, if
     /// there are such.
     pub forms: [Option<Forms>; 2],
+    /// True if those kernels, the ones for all steps among them, run several levels side by side: they find
+    /// a level's weights, states and entries of the table where the lane says
+    /// ([`Rows::lanes`](crate::kernels::step::Rows::lanes), `begin` in `shaders/shared/step.wgsl`), and each
+    /// step, forward and back, is one kernel.
+    pub side_by_side: bool,
     /// Its own activations; a layer may choose others in their places. Empty if the kernels do not
     /// import `gates`.
     pub activations: &'static [Activation],
@@ -396,6 +401,7 @@ const fn lstm_cell(
                 Some(LSTM_FORMS_BACK)
             },
         ],
+        side_by_side: !projected,
         activations: LSTM_ACTIVATIONS,
         options: &[CellOption::Clip, CellOption::CellClip, CellOption::Coupled],
         input_gradient: FOUR_GATES,
@@ -459,6 +465,7 @@ const fn gru_cell(
         projected: false,
         forward,
         backward,
+        side_by_side: sequence.is_some(),
         sequence,
         forms,
         activations: &[Activation::SIGMOID, Activation::TANH],
@@ -531,6 +538,7 @@ const fn rnn_cell(name: &'static str, activations: &'static [Activation]) -> Cel
             Pass::new(&rnn::SEQUENCE_BACKWARD),
         ]),
         forms: [Some(RNN_FORMS), Some(RNN_FORMS_BACK)],
+        side_by_side: true,
         activations,
         options: &[CellOption::Clip],
         input_gradient: ONE_GATE,

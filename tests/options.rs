@@ -486,6 +486,12 @@ const MANY: Size = Size {
 
 /// What the lowest layer hands on, after dropping.
 fn handed_on(sequence: &Sequence, layer: usize) -> Result<Vec<f64>> {
+    // Layers that run side by side have theirs in one buffer.
+    if let Ok(all) = sequence.program().named("y of layers") {
+        let of_layer = all.len() / all.shape()[0];
+        let values = all.read_f64()?;
+        return Ok(values[layer * of_layer..(layer + 1) * of_layer].to_vec());
+    }
     let name = format!("y_l{layer}");
     sequence.program().named(&name)?.read_f64()
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use common::config::{Config, Most, fill, seeds};
 use wgrnn::check::{compare, tolerance};
 use wgrnn::plan::Force;
-use wgrnn::plan::sequence::{Directions, StepForm, Strategy};
+use wgrnn::plan::sequence::{Levels, StepForm, Strategy};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Dtype, Layer, LayerSpec, Precision, Result, Sequence, Tensor};
 
@@ -318,8 +318,8 @@ fn forced(device: &Context, strategy: Strategy, form: StepForm) -> Context {
     device.dispatching(5).forcing(Force {
         strategy: Some(strategy),
         step: Some(form),
-        // Wherever they can; `tests/directions.rs` compares with directions in turn.
-        directions: Some(Directions::Together),
+        // Wherever they can; `tests/levels.rs` compares with levels in turn.
+        levels: Some(Levels::Together),
         ..Force::default()
     })
 }

@@ -6,7 +6,7 @@ mod common;
 use common::config::fill;
 use wgrnn::ndarray::{Array2, Array3};
 use wgrnn::plan::sequence::{self as driver, BackwardArgs, Call, Ends, Run};
-use wgrnn::plan::{Builder, Matrix, Role, Target};
+use wgrnn::plan::{Builder, Matrix, Role};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Error, Gru, Lstm, Program, Result, Size};
 
@@ -131,8 +131,8 @@ fn the_driver_alone() -> Result<()> {
     let layer = Lstm::new(3, 5).num_layers(2).build(&context)?;
     let call = Call::training(Size { steps: 4, batch: 2 });
     let planned = |clock: bool, y: usize, dy: usize, dcn: bool| -> Result<Vec<f32>> {
-        let run = Run::new(&spec, &call, &Target::default())?;
-        let mut b = Builder::new("alone");
+        let run = Run::new(&spec, &call, &context.target())?;
+        let mut b = Builder::on("alone", context.target());
         let weights = driver::weights(&mut b, &spec);
         let states = driver::states(&mut b, &run);
         let x = b.float("x", &[8, 3], Role::Input);

@@ -79,6 +79,7 @@ static MGU: Cell = Cell {
     backward: &[Pass::new(&BACKWARD)],
     sequence: None,
     forms: [None, None],
+    side_by_side: false,
     activations: &[Activation::SIGMOID, Activation::TANH],
     options: &[CellOption::Clip],
     // df and dn are the gradients of W_ih x + b_ih; df and dq those of W_hh h + b_hh.

@@ -17,7 +17,7 @@
 const BACK: u32 = 0u;
 
 // Counts are read from `params`, which is the same for all invocations; of `step` no compiler sees that.
-// With LEVELS > 1 they are the most of any lane, and `own` ones those of the lane at hand.
+// With BESIDE they are the most of any lane, and `own` ones those of the lane at hand.
 #if BACK
 const UNITS_OF_QUAD: u32 = 4u;
 

@@ -9,11 +9,11 @@
 // see store_state and state_gradient. Its entry points begin with `step = params;`, or with
 // `begin(group.z)` where several levels may run side by side.
 //
-// Lanes. Levels of the same size that need nothing of each other, such as the two directions of a
-// layer, may have their values in the same buffers, one behind another: each is a lane. With LEVELS > 1
-// a dispatch runs a step of several of them, as many workgroups in z; what of a step is a lane's own
-// then stands in a table in `mask`. The parameters are those of the first lane, but for the counts: they
-// are the largest of any lane.
+// Lanes. Levels of the same size that need nothing of each other in a step, such as the two directions
+// of a layer, or the layers of a stack at different steps, may have their values in the same buffers,
+// one behind another: each is a lane. With BESIDE a dispatch runs a step of several of them, as many
+// workgroups in z; what of a step is a lane's own then stands in a table in `mask`. The parameters are
+// those of the first lane, but for the counts: they are the largest of any lane.
 
 const WORKGROUP: u32 = 64u;
 const ROWS: u32 = 4u;
@@ -24,8 +24,8 @@ const SAVE: u32 = 1u;
 const MASKED: u32 = 0u;
 // 1: the rows are streams, which `mask` lists, and `gates` holds their inputs.
 const STREAM: u32 = 0u;
-// How many levels run side by side.
-const LEVELS: u32 = 1u;
+// 1: levels run side by side.
+const BESIDE: u32 = 0u;
 
 // Starts and distances count elements.
 struct Step {
@@ -90,6 +90,8 @@ struct Step {
     lane_weights: u32,
     lane_bias: u32,
     lane_diagonal: u32,
+    // How many lanes run.
+    lanes: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Step;
@@ -123,7 +125,7 @@ fn enter(nth: u32) {
 // Takes the parameters of the lane that is `lane` behind the first.
 fn begin_lane(lane: u32) {
     step = params;
-    if LEVELS > 1u {
+    if BESIDE != 0u {
         step.lane += lane;
         step.table += lane * step.lane_table;
     }
@@ -132,7 +134,7 @@ fn begin_lane(lane: u32) {
 // And those of its only step.
 fn begin(lane: u32) {
     begin_lane(lane);
-    if LEVELS > 1u {
+    if BESIDE != 0u {
         enter(0u);
     }
 }

@@ -5,6 +5,8 @@
 //! a function of the seed, the stream, the clock and the position ([`crate::rng::philox`]), the same
 //! on every device, so the backward pass draws them again.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{clock, index};
@@ -39,7 +41,11 @@ pub static APPLY: Kernel = Kernel {
             seed: u64::from(rng.word()) << 32 | u64::from(rng.word()),
             stream: variant as u32,
         };
-        apply(&mut b, args)?;
+        // Some of the variants leave the ends of the array.
+        let all = m * n;
+        let start = variant % 3 * (all / 7);
+        let end = all - start;
+        apply_to(&mut b, args, start, variant % 4 * (end / 5)..end)?;
         Ok(Sample {
             plan: b.finish(),
             data: vec![
@@ -53,7 +59,9 @@ pub static APPLY: Kernel = Kernel {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    len: u32,
+    start: u32,
+    first: u32,
+    end: u32,
     blocks: u32,
     seed: [u32; 2],
     stream: u32,
@@ -84,20 +92,41 @@ pub struct Dropout {
 /// # Errors
 /// If p is not in [0, 1), or `clock` has not one element.
 pub fn apply(b: &mut Builder, args: Dropout) -> Result<()> {
+    let all = 0..b.buffer(args.values).len();
+    apply_to(b, args, 0, all)
+}
+
+/// The same for some values of an array that begins with element `start` of the buffer: the others stay, and
+/// all calls that together have all values drop what one call does.
+///
+/// # Errors
+/// As [`apply`], or if they leave the buffer.
+pub(crate) fn apply_to(
+    b: &mut Builder,
+    args: Dropout,
+    start: usize,
+    some: Range<usize>,
+) -> Result<()> {
     let name = APPLY.name;
     let p = args.probability;
     if !(0.0..1.0).contains(&p) {
         return Err(Error::value(name, "probability", "in [0, 1)", p));
     }
     clock::check(b, name, "clock", args.clock)?;
-    let len = b.buffer(args.values).len();
-    let blocks = len.div_ceil(BLOCK);
+    let have = b.buffer(args.values).len();
+    if start + some.end > have {
+        return Err(Error::shape(name, "values", start + some.end, have));
+    }
+    let blocks = some.end.div_ceil(BLOCK) - some.start / BLOCK;
+    let len = some.len();
     b.push(Dispatch {
         kernel: &APPLY,
         constants: &[],
         bindings: &[args.clock, args.values],
         params: Params {
-            len: index(name, len)?,
+            start: index(name, start)?,
+            first: index(name, some.start)?,
+            end: index(name, some.end)?,
             blocks: index(name, blocks)?,
             seed: [args.seed as u32, (args.seed >> 32) as u32],
             stream: args.stream,
@@ -118,15 +147,15 @@ fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (clock, values) = (args.read_uint(0)?, args.write(1)?);
     let keep = R::from_f32(p.keep);
-    let blocks = values[..p.len as usize].chunks_mut(BLOCK);
-    for (block, values) in blocks.enumerate() {
+    let [start, first, end] = [p.start, p.first, p.end].map(|v| v as usize);
+    let values = &mut values[start..start + end];
+    for block in first / BLOCK..end.div_ceil(BLOCK) {
         let words = philox(p.seed, [block as u32, p.stream, clock[0], 0]);
-        for (v, word) in values.iter_mut().zip(words) {
-            *v = if unit(word) >= p.p {
-                *v / keep
-            } else {
-                R::ZERO
-            };
+        for (i, word) in (block * BLOCK..end.min((block + 1) * BLOCK)).zip(words) {
+            if i >= first {
+                let v = values[i];
+                values[i] = if unit(word) >= p.p { v / keep } else { R::ZERO };
+            }
         }
     }
     Ok(())

@@ -220,8 +220,10 @@ pub struct StepParams {
     pub lane_bias: u32,
     /// And in `weight_p`.
     pub lane_diagonal: u32,
+    /// How many lanes run, where levels are side by side.
+    pub lanes: u32,
     /// The shader's struct has a size of whole `vec4`s.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 /// What differs from step to step in [`StepParams`]: an entry of the table that the kernels of all
@@ -318,7 +320,7 @@ pub struct Rows<'a> {
     mask: &'a [u32],
     masked: bool,
     stream: bool,
-    lanes: u32,
+    beside: bool,
 }
 
 impl<'a> Rows<'a> {
@@ -332,7 +334,7 @@ impl<'a> Rows<'a> {
             mask: args.read_uint(0)?,
             masked: args.constant("MASKED")? != 0,
             stream: args.constant("STREAM")? != 0,
-            lanes: args.constant("LEVELS")?,
+            beside: args.constant("BESIDE")? != 0,
         })
     }
 
@@ -340,7 +342,8 @@ impl<'a> Rows<'a> {
     /// one behind another in the same buffers.
     pub fn lanes(&self) -> impl Iterator<Item = Self> + use<'a> {
         let first = self.clone();
-        (0..self.lanes).map(move |nth| {
+        let lanes = if self.beside { self.p.lanes } else { 1 };
+        (0..lanes).map(move |nth| {
             let mut rows = first.clone();
             rows.p.lane += nth;
             rows.p.table += nth * rows.p.lane_table;
@@ -353,7 +356,7 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// If the table of a lane leaves the mask.
     pub fn lanes_of_step(&self) -> Result<Vec<Self>> {
-        if self.lanes == 1 {
+        if !self.beside {
             return Ok(vec![self.clone()]);
         }
         let of_step = |mut rows: Self| {
@@ -421,7 +424,7 @@ impl<'a> Rows<'a> {
             mask: steps.mask,
             masked: steps.masked,
             stream: steps.stream,
-            lanes: 1,
+            beside: false,
         }
     }
 

@@ -185,13 +185,13 @@ forward: 46 steps, 46 dispatches, 41 barriers, 3.49 MFLOP, 3.79 MB
      1 x pack                    [307, 1, 1]           0 FLOP      157 kB
      2 x state.load              [3, 1, 1]             0 FLOP     2.24 kB
      1 x gemm.tile32             [9, 3, 1]          134 kFLOP     93.9 kB  BIAS 1, C_VEC4 1, REST 1
-    40 x lstm.forward_few        [70, 1, 1]        3.36 MFLOP     3.54 MB  SAVE 1, LEVELS 1, ACTIVATION_1 1, ACTIVATION_2 1, SEQUENCES 2, THREADS 32, WORKGROUP_FLOATS 256
+    40 x lstm.forward_few        [70, 1, 1]        3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, SEQUENCES 2, THREADS 32, WORKGROUP_FLOATS 256
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
 
 backward: 53 steps, 53 dispatches, 44 barriers, 6.87 MFLOP, 4.31 MB
      1 x pack                    [315, 1, 1]           0 FLOP      159 kB
      2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
-    40 x lstm.backward_few       [18, 1, 1]        3.36 MFLOP     3.58 MB  SAVE 1, LEVELS 1, ACTIVATION_1 1, ACTIVATION_2 1, BACK 1, SEQUENCES 2, THREADS 128, WORKGROUP_FLOATS 1024
+    40 x lstm.backward_few       [18, 1, 1]        3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, BACK 1, SEQUENCES 2, THREADS 128, WORKGROUP_FLOATS 1024
      1 x gemm.across_k           [3, 1, 1]         78.4 kFLOP     81.8 kB  FEW 2, WORKGROUP_FLOATS 512
      1 x gemm.across_k           [9, 1, 1]          134 kFLOP     93.9 kB  B_VEC4 2, FEW 3, WORKGROUP_FLOATS 768
      1 x gemm.tile32             [3, 9, 1]         3.14 MFLOP      190 kB  A_VEC4 2

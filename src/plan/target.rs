@@ -7,7 +7,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-use super::sequence::{Directions, StepForm, Strategy};
+use super::sequence::{Levels, StepForm, Strategy};
 use crate::error::{Error, Result};
 use crate::kernels::gemm::Form;
 
@@ -22,6 +22,8 @@ pub struct Target {
     pub workgroup_memory: u32,
     /// The most storage buffers that a kernel may bind.
     pub storage_buffers: u32,
+    /// The most bytes of a buffer that a kernel binds.
+    pub buffer_bytes: u64,
     /// The fewest invocations of a subgroup, where kernels may use subgroup operations; else 0.
     pub subgroup_size: u32,
     /// Whether kernels may use 16-bit floats.
@@ -76,8 +78,8 @@ pub struct Force {
     pub strategy: Option<Strategy>,
     /// The form of steps.
     pub step: Option<StepForm>,
-    /// How the two directions of a layer are run.
-    pub directions: Option<Directions>,
+    /// How the levels of a layer are run.
+    pub levels: Option<Levels>,
 }
 
 /// One for each multiprocessor of a large GPU.
@@ -102,9 +104,9 @@ impl Force {
                 ..force
             }));
         }
-        for directions in Directions::ALL {
+        for levels in Levels::ALL {
             changes.push(Box::new(move |force| Self {
-                directions: Some(directions),
+                levels: Some(levels),
                 ..force
             }));
         }
@@ -124,7 +126,7 @@ impl Display for Force {
         let words: Vec<String> = [
             ("strategy", self.strategy.map(Strategy::name)),
             ("step", self.step.map(StepForm::name)),
-            ("directions", self.directions.map(Directions::name)),
+            ("levels", self.levels.map(Levels::name)),
             ("product", self.gemm.map(Form::name)),
         ]
         .into_iter()
@@ -155,9 +157,9 @@ impl FromStr for Force {
                     force.step = StepForm::ALL.into_iter().find(|f| f.name() == name);
                     force.step.is_some()
                 }
-                "directions" => {
-                    force.directions = Directions::ALL.into_iter().find(|d| d.name() == name);
-                    force.directions.is_some()
+                "levels" => {
+                    force.levels = Levels::ALL.into_iter().find(|d| d.name() == name);
+                    force.levels.is_some()
                 }
                 "product" => {
                     force.gemm = Form::named(name);
@@ -181,6 +183,10 @@ impl Target {
             invocations: 256,
             workgroup_memory: 16 << 10,
             storage_buffers: 8,
+            buffer_bytes: match kind {
+                DeviceKind::Cpu => u64::MAX,
+                _ => 128 << 20,
+            },
             subgroup_size: 0,
             f16: false,
             groups: GROUPS,
@@ -189,7 +195,7 @@ impl Target {
                 gemm: None,
                 strategy: None,
                 step: None,
-                directions: None,
+                levels: None,
             },
         }
     }

@@ -119,6 +119,7 @@ impl Gpu {
                 .min(limits.max_compute_workgroup_size_x),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            buffer_bytes: self.most_bytes(),
             subgroup_size: self.subgroup_size(),
             f16: self.device.features().contains(wgpu::Features::SHADER_F16),
             groups: GROUPS,
@@ -148,13 +149,16 @@ impl Gpu {
             .map_err(|e| failed("waiting for the device", e))
     }
 
+    fn most_bytes(&self) -> u64 {
+        let limits = &self.limits;
+        let of_binding = limits.max_storage_buffer_binding_size;
+        of_binding.min(limits.max_buffer_size)
+    }
+
     /// A zeroed storage buffer of so many bytes. An empty tensor still needs a buffer to bind.
     pub(crate) fn buffer(&self, bytes: usize) -> Result<wgpu::Buffer> {
         let size = bytes.max(16) as u64;
-        let limits = &self.limits;
-        let available = limits
-            .max_storage_buffer_binding_size
-            .min(limits.max_buffer_size);
+        let available = self.most_bytes();
         if size > available {
             return Err(Error::Limit {
                 what: "bytes of one buffer".to_owned(),

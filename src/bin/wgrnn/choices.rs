@@ -3,7 +3,7 @@
 use clap::builder::PossibleValuesParser;
 use wgrnn::kernels::gemm::Form;
 use wgrnn::plan::Force;
-use wgrnn::plan::sequence::{Directions, StepForm, Strategy};
+use wgrnn::plan::sequence::{Levels, StepForm, Strategy};
 
 /// What is chosen wherever it can be, whatever the rules say.
 #[derive(Debug, clap::Args)]
@@ -14,9 +14,9 @@ pub(crate) struct Choices {
     /// The form of steps, likewise
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(StepForm::ALL.map(StepForm::name)))]
     step: Option<String>,
-    /// How the two directions of a layer are run, likewise
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Directions::ALL.map(Directions::name)))]
-    directions: Option<String>,
+    /// How the levels of a layer are run: its directions, or the layers of a stack, likewise
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Levels::ALL.map(Levels::name)))]
+    levels: Option<String>,
     /// The form of matrix products, likewise
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
     product: Option<String>,
@@ -27,12 +27,12 @@ impl Choices {
     pub(crate) fn force(&self) -> Force {
         let strategy = |s: &Strategy| Some(s.name()) == self.strategy.as_deref();
         let step = |f: &StepForm| Some(f.name()) == self.step.as_deref();
-        let directions = |d: &Directions| Some(d.name()) == self.directions.as_deref();
+        let levels = |l: &Levels| Some(l.name()) == self.levels.as_deref();
         let form = |f: &Form| Some(f.name()) == self.product.as_deref();
         Force {
             strategy: Strategy::ALL.into_iter().find(strategy),
             step: StepForm::ALL.into_iter().find(step),
-            directions: Directions::ALL.into_iter().find(directions),
+            levels: Levels::ALL.into_iter().find(levels),
             gemm: Form::ALL.into_iter().find(form),
         }
     }

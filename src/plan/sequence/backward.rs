@@ -1,9 +1,11 @@
 //! The backward pass of a layer as steps of a plan.
 
-use super::buffers::{States, Weights};
+use super::buffers::{Place, States, Weights, of_layers};
 use super::forward::{Ends, Pass, drop_outputs, input};
+use super::group::Group;
 use super::run::{Block, Run, Segment};
 use super::spec::{LayerSpec, Level};
+use super::stack;
 use super::step::{At, LevelGradients, Output};
 use super::{BufferId, Builder, Matrix, Mode, Role, check_len, check_weights};
 use crate::cell::{Blocks, Operand};
@@ -80,68 +82,109 @@ pub fn backward(
 
     let per_level = gradients.len() / all;
     let levels: Vec<Level> = spec.levels().collect();
-    let mut dy = Output {
-        buffer: args.dy,
-        order: Some(run.call().output),
+    let to = [Some(dh0), dc0];
+    let layers = run.rows() * spec.features();
+    let pass = |level| Pass {
+        run,
+        weights,
+        states,
+        level,
     };
-    let mut dx = None;
-    for layer in (0..spec.num_layers).rev() {
-        dx = (layer > 0 || args.dx).then(|| {
-            if layer > 0 {
-                let shape = [run.rows(), spec.features()];
-                b.float(&format!("dy_l{}", layer - 1), &shape, Role::Scratch)
-            } else {
-                let shape = run.shape(run.call().input, spec.input_size);
-                b.float("dx", &shape, Role::Gradient)
-            }
-        });
-        let mut of_layer: Vec<LevelBackward<'_>> = Vec::new();
-        for level in levels.iter().filter(|l| l.layer == layer) {
-            let pass = Pass {
-                run,
-                weights,
-                states,
-                level,
-            };
-            let number = pass.number();
-            let beside = of_layer.last().map(|back| back.work);
-            of_layer.push(LevelBackward {
-                x: input(run, args.ends, states, level),
-                dy,
-                dx,
-                gradients: Gradients::new(
-                    spec,
-                    level,
-                    &gradients[number * per_level..(number + 1) * per_level],
-                ),
-                work: pass.work(b, beside.filter(|_| run.lanes() > 1))?,
-                sums: sums(b, run, level),
-                pass,
-            });
-        }
-        let to = [Some(dh0), dc0];
-        match &of_layer[..] {
-            [one, other] if run.together() => one.together(b, other, args, to)?,
-            _ => {
-                for back in &of_layer {
-                    back.push(b, args, to)?;
-                }
-            }
-        }
-        if let (Some(buffer), Some(below)) = (dx, layer.checked_sub(1)) {
-            drop_outputs(b, run, args.ends.clock, buffer, below)?;
-            dy = Output {
-                buffer,
-                order: Some(run.call().input),
-            };
-        }
-    }
-    Ok(Backward {
-        weights: gradients,
-        x: dx,
+    // `beside` has the buffers that a level shares.
+    let level = |b: &mut Builder, level, dy, dx, beside: Option<LevelGradients>| {
+        let pass: Pass<'_> = pass(level);
+        let number = pass.number();
+        let ids = &gradients[number * per_level..(number + 1) * per_level];
+        Ok(LevelBackward {
+            x: input(run, args.ends, states, level),
+            dy,
+            dx,
+            gradients: Gradients::new(spec, level, ids),
+            work: pass.work(b, beside.filter(|_| run.together()))?,
+            sums: sums(b, run, level),
+            pass,
+        })
+    };
+    let dx = args.dx.then(|| Place {
+        buffer: b.float(
+            "dx",
+            &run.shape(run.call().input, spec.input_size),
+            Role::Gradient,
+        ),
+        start: 0,
+    });
+    let done = Backward {
+        weights: gradients.clone(),
+        x: dx.map(|dx| dx.buffer),
         dh0,
         dc0,
-    })
+    };
+    if run.lag() > 0 {
+        let shape = [spec.num_layers, run.rows(), spec.features()];
+        let all = b.float("dy of layers", &shape, Role::Scratch);
+        let dys = of_layers(all, spec.num_layers, layers);
+        let mut of_stack: Vec<LevelBackward<'_>> = Vec::new();
+        for (nth, of) in levels.iter().enumerate() {
+            let below = nth.checked_sub(1).map_or(dx, |below| Some(dys[below]));
+            let beside = of_stack.last().map(|back| back.work);
+            let dy = Output::new(all, None);
+            of_stack.push(level(b, of, dy, below, beside)?);
+        }
+        stack::backward(b, &of_stack, args, &dys, to)?;
+        return Ok(done);
+    }
+    let mut dy = Output::new(args.dy, Some(run.call().output));
+    for of_layer in levels.chunks(spec.directions()).rev() {
+        let below = match of_layer[0].layer.checked_sub(1) {
+            None => dx,
+            Some(below) => {
+                let shape = [run.rows(), spec.features()];
+                Some(Place {
+                    buffer: b.float(&format!("dy_l{below}"), &shape, Role::Scratch),
+                    start: 0,
+                })
+            }
+        };
+        let mut backs: Vec<LevelBackward<'_>> = Vec::new();
+        for of in of_layer {
+            let beside = backs.last().map(|back| back.work);
+            backs.push(level(b, of, dy, below, beside)?);
+        }
+        if run.together() {
+            together(b, &backs, args, to)?;
+        } else {
+            for back in &backs {
+                back.push(b, args, to)?;
+            }
+        }
+        if let (Some(values), Some(layer)) = (below, of_layer[0].layer.checked_sub(1)) {
+            drop_outputs(b, run, args.ends.clock, values, layer, 0..run.rows())?;
+            dy = Output::new(values.buffer, Some(run.call().input));
+        }
+    }
+    Ok(done)
+}
+
+/// Adds both directions of a layer, each step of them in one dispatch.
+fn together(
+    b: &mut Builder,
+    backs: &[LevelBackward<'_>],
+    args: BackwardArgs,
+    to: [Option<BufferId>; 2],
+) -> Result<()> {
+    for back in backs {
+        back.begin(b, args)?;
+    }
+    let levels: Vec<At<'_>> = backs.iter().map(|l| l.pass.at(l.pass.whole())).collect();
+    let group = Group::new(&levels, 0);
+    for span in group.spans().into_iter().rev() {
+        group.back(b, span.moments, backs[0].dy, &backs[0].work)?;
+    }
+    for back in backs {
+        back.after(b, back.pass.whole(), true)?;
+        back.end(b, false, to)?;
+    }
+    Ok(())
 }
 
 impl Pass<'_> {
@@ -218,13 +261,13 @@ impl Gradients {
 }
 
 /// One level on the way back.
-struct LevelBackward<'a> {
-    pass: Pass<'a>,
+pub(super) struct LevelBackward<'a> {
+    pub(super) pass: Pass<'a>,
     x: Matrix,
     dy: Output,
-    dx: Option<BufferId>,
+    dx: Option<Place>,
     gradients: Gradients,
-    work: LevelGradients,
+    pub(super) work: LevelGradients,
     sums: Option<BufferId>,
 }
 
@@ -236,7 +279,7 @@ impl LevelBackward<'_> {
         if let Some(dx) = self.dx
             && run.call().burn_in > 0
         {
-            fill(b, dx, 0.0)?;
+            fill(b, dx.buffer, 0.0)?;
         }
         // The outputs of segments that run again are there already, perhaps changed since.
         let shape = [run.batch(), run.spec().output_size()];
@@ -247,48 +290,20 @@ impl LevelBackward<'_> {
         let mut first = true;
         for segment in segments.iter().rev().filter(|s| s.trained) {
             if let Some(buffer) = unwanted {
-                let y = Output {
-                    buffer,
-                    order: None,
-                };
+                let y = Output::new(buffer, None);
                 self.pass.segment(b, segment, self.x, y, true, true)?;
             }
-            self.pass.at(segment).steps_back(b, self.dy, &self.work)?;
+            let levels = [self.pass.at(segment)];
+            let steps = 0..segment.steps.len();
+            Group::new(&levels, 0).back(b, steps, self.dy, &self.work)?;
             self.after(b, segment, first)?;
             first = false;
         }
         self.end(b, first, to)
     }
 
-    /// Adds both directions of a layer, each step of them in one dispatch.
-    fn together(
-        &self,
-        b: &mut Builder,
-        other: &Self,
-        args: BackwardArgs,
-        to: [Option<BufferId>; 2],
-    ) -> Result<()> {
-        let both = [self, other];
-        let [segment, beside] =
-            both.map(|back| &back.pass.run.segments(back.pass.level.reverse)[0]);
-        for back in both {
-            back.begin(b, args)?;
-        }
-        let other_at = other.pass.at(beside);
-        let at = At {
-            beside: Some(&other_at),
-            ..self.pass.at(segment)
-        };
-        at.steps_back(b, self.dy, &self.work)?;
-        for (back, segment) in both.into_iter().zip([segment, beside]) {
-            back.after(b, segment, true)?;
-            back.end(b, false, to)?;
-        }
-        Ok(())
-    }
-
     /// Brings the gradients of the final states to where the steps take them.
-    fn begin(&self, b: &mut Builder, args: BackwardArgs) -> Result<()> {
+    pub(super) fn begin(&self, b: &mut Builder, args: BackwardArgs) -> Result<()> {
         let (run, spec, number) = (self.pass.run, self.pass.run.spec(), self.pass.number());
         let (of_h, of_c) = (
             run.batch() * spec.output_size(),
@@ -296,7 +311,7 @@ impl LevelBackward<'_> {
         );
         let missing = args.dhn.is_none() || (args.dcn.is_none() && spec.cell.cell_state);
         // One fill serves all lanes, and comes before any copy.
-        if missing && !(run.together() && self.pass.level.reverse) {
+        if missing && run.lane(self.pass.level, 1) == 0 {
             fill(b, self.work.dstate, 0.0)?;
         }
         for (from, to, len) in [(args.dhn, 0, of_h), (args.dcn, of_h, of_c)] {
@@ -317,7 +332,7 @@ impl LevelBackward<'_> {
     }
 
     /// And those of all segments; `none` says that there were none.
-    fn end(&self, b: &mut Builder, none: bool, to: [Option<BufferId>; 2]) -> Result<()> {
+    pub(super) fn end(&self, b: &mut Builder, none: bool, to: [Option<BufferId>; 2]) -> Result<()> {
         let (run, spec, number) = (self.pass.run, self.pass.run.spec(), self.pass.number());
         if none {
             self.no_gradients(b)?;
@@ -356,7 +371,7 @@ impl LevelBackward<'_> {
     }
 
     /// What is left for the states before a segment: the gates of each sequence's first step in it.
-    fn close(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
+    pub(super) fn close(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
         let (run, states) = (self.pass.run, self.pass.states);
         let spec = run.spec();
         let output = spec.output_size();
@@ -431,7 +446,7 @@ impl LevelBackward<'_> {
     }
 
     /// Adds a segment to the gradients of the weights and to the sums of the gates' gradients.
-    fn weights(&self, b: &mut Builder, segment: &Segment, first: bool) -> Result<()> {
+    pub(super) fn weights(&self, b: &mut Builder, segment: &Segment, first: bool) -> Result<()> {
         let run = self.pass.run;
         let (spec, cell) = (run.spec(), run.spec().cell);
         let (hidden, output, batch) = (spec.hidden_size, spec.output_size(), run.batch());
@@ -533,13 +548,16 @@ impl LevelBackward<'_> {
     }
 
     /// dX = dgates · W_ih for some rows; the second direction adds to the first.
-    fn input(&self, b: &mut Builder, block: Block) -> Result<()> {
+    pub(super) fn input(&self, b: &mut Builder, block: Block) -> Result<()> {
         let Some(dx) = self.dx else { return Ok(()) };
         let (run, level) = (self.pass.run, self.pass.level);
         let weights = &self.pass.weights.levels[self.pass.number()];
         let weight_ih = weights.weight_ih_half.unwrap_or(weights.weight_ih);
         let dgates = self.dgates(block.local..block.local + block.len);
-        let rows = Matrix::dense(dx, run.rows(), level.input_size);
+        let rows = Matrix {
+            offset: dx.start,
+            ..Matrix::dense(dx.buffer, run.rows(), level.input_size)
+        };
         for (nth, blocks) in run.spec().cell.input_gradient.iter().enumerate() {
             Gemm {
                 beta: if nth == 0 && !level.reverse { 0.0 } else { 1.0 },

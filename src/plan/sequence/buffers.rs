@@ -1,7 +1,7 @@
 //! The buffers of a layer in a plan: weights, states, and what is kept between the passes.
 
 use super::form::{Way, packing};
-use super::lanes::{directions, lanes};
+use super::lanes::{lane_of, weight_lanes};
 use super::run::Run;
 use super::spec::{LayerSpec, Level, Precision};
 use super::strategy::{UNITS, choose};
@@ -12,8 +12,10 @@ use crate::plan::{BufferId, Builder, DeviceKind, Role, Target};
 /// The buffers of one level's weights, in PyTorch's layout and gate order.
 #[derive(Debug, Clone, Copy)]
 pub struct LevelWeights {
-    /// Which of the parts of the buffers that several levels share is this one's.
+    /// Which of the parts of the buffers that several levels share is this one's, and of how many.
     pub lane: usize,
+    #[allow(missing_docs, reason = "see above")]
+    pub lanes: usize,
     /// `[G·H, I]`
     pub weight_ih: BufferId,
     /// `[G·H, P]`
@@ -62,11 +64,7 @@ pub struct Weights {
 pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
     let (strategy, why) = choose(spec, b.target());
     b.chose("steps of the layer", strategy.name(), &why);
-    if spec.bidirectional {
-        let (directions, why) = directions(spec, b.target());
-        b.chose("directions", directions.name(), &why);
-    }
-    let lanes = lanes(spec, b.target());
+    let lanes = weight_lanes(spec, b.target());
     let packed = packing(spec, b.target(), Way::Forward);
     let mut named: Vec<(String, BufferId)> = Vec::new();
     let mut stored = |precision, name: String, shape: &[usize]| {
@@ -100,10 +98,8 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
             add(name, &[Blocks::copy(width).len()])
         });
         // Levels side by side have one buffer, which the first of them adds.
-        let first = levels
-            .last()
-            .filter(|_| lanes > 1 && level.reverse)
-            .copied();
+        let lane = lane_of(spec, &level, lanes);
+        let first = levels.last().filter(|_| lane > 0).copied();
         let all = |shape: &[usize]| match lanes {
             1 => shape.to_vec(),
             lanes => [&[lanes], shape].concat(),
@@ -118,7 +114,8 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
         let mut add =
             |name: &str, len: &[usize]| stored(precision, format!("{name}_{suffix}"), len);
         levels.push(LevelWeights {
-            lane: usize::from(first.is_some()),
+            lane,
+            lanes,
             weight_ih,
             weight_hh,
             bias_ih: find("bias_ih"),
@@ -174,10 +171,10 @@ pub(super) fn sizes(spec: &LayerSpec) -> [usize; 3] {
 }
 
 /// What a forward pass of one level writes; its rows are those of a segment. Levels that run side by side
-/// have the same buffers, in which the gates, h and c of one stand behind those of the other.
+/// have the same buffers, in which the gates, h and c of one stand behind those of the one before.
 #[derive(Debug, Clone, Copy)]
 pub struct LevelStates {
-    /// `[rows, S, H]`
+    /// `[rows, S, H]`; in inference of layers that run side by side of so many rows as are projected at once.
     pub gates: BufferId,
     /// `[N + rows, P]`: states after the last step, then those before each. In inference
     /// `[3 N, P]`, the latter by turns.
@@ -205,13 +202,32 @@ pub struct States {
     pub lengths: Option<BufferId>,
     /// In the order of the input, if the call has resets.
     pub resets: Option<BufferId>,
-    /// The tables of the kernels that run all steps, and the mask that follows from both; where there
-    /// is neither, one number that is not read.
+    /// The tables of the kernels that run all steps or several levels, and the mask that follows from lengths
+    /// and resets; where there is neither, one number that is not read.
     pub mask: BufferId,
     /// For each level.
     pub levels: Vec<LevelStates>,
-    /// The output of each layer but the last, `[rows, D·P]` in the order of the input.
-    pub between: Vec<BufferId>,
+    /// The output of each layer but the last, `[rows, D·P]` in the order of the input; where the layers run
+    /// side by side of all, one behind another.
+    pub outputs: Vec<Place>,
+}
+
+/// A buffer, and where in it something starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// The first element.
+    pub start: usize,
+}
+
+/// So many values of each layer of a stack, one behind another in a buffer.
+pub(super) fn of_layers(buffer: BufferId, layers: usize, of_layer: usize) -> Vec<Place> {
+    let place = |layer| Place {
+        buffer,
+        start: layer * of_layer,
+    };
+    (0..layers).map(place).collect()
 }
 
 /// Adds the buffers of a forward pass.
@@ -240,10 +256,7 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
     };
     let mut levels: Vec<LevelStates> = Vec::new();
     for level in spec.levels() {
-        let beside = levels
-            .last()
-            .filter(|_| run.lane(level.reverse) > 0)
-            .copied();
+        let beside = levels.last().filter(|_| run.lane(&level, 1) > 0).copied();
         levels.push(level_states(b, run, &level, beside));
     }
     let kept = if run.training() {
@@ -251,15 +264,18 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
     } else {
         Role::Scratch
     };
-    let between = (1..spec.num_layers)
-        .map(|k| {
-            b.float(
-                &format!("y_l{}", k - 1),
-                &[run.rows(), spec.features()],
-                kept,
-            )
-        })
-        .collect();
+    let shape = [run.rows(), spec.features()];
+    let outputs = if run.lag() > 0 {
+        let layers = spec.num_layers;
+        let all = b.float("y of layers", &[layers, shape[0], shape[1]], kept);
+        of_layers(all, layers, shape[0] * shape[1])
+    } else {
+        let between = (1..spec.num_layers).map(|k| Place {
+            buffer: b.float(&format!("y_l{}", k - 1), &shape, kept),
+            start: 0,
+        });
+        between.collect()
+    };
     States {
         h0,
         c0,
@@ -269,7 +285,7 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
         resets,
         mask,
         levels,
-        between,
+        outputs,
     }
 }
 
@@ -304,7 +320,7 @@ fn level_states(
     }
     let lanes = run.lanes();
     LevelStates {
-        gates: float("gates", &[lanes * rows, run.slots(), hidden]),
+        gates: float("gates", &[lanes * run.gate_rows(), run.slots(), hidden]),
         h: float("h", &[lanes * h_rows, output]),
         c: with_c.then(|| float("c", &[lanes * c_rows, hidden])),
         inner: spec

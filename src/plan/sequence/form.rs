@@ -234,6 +234,19 @@ fn by_rule(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepForm, Strin
     }
 }
 
+/// How many invocations a step forward of so many sequences has.
+pub(super) fn invocations_of_step(spec: &LayerSpec, target: &Target, count: usize) -> usize {
+    let shape = Shape::new(spec, Way::Forward, count);
+    let form = choose(spec, target, &shape).0;
+    let each = match form {
+        StepForm::Plain => WORKGROUP,
+        StepForm::Blocks => LANES,
+        StepForm::Few => few_threads(&shape, target),
+        StepForm::Tile => TILE_THREADS,
+    };
+    form.groups(&shape, target).into_iter().product::<usize>() * each
+}
+
 /// Whether a layer's step has other forms than the plain one; the error says why not.
 fn possible(spec: &LayerSpec, way: Way) -> Result<(), String> {
     match (spec.cell.forms[way as usize], way) {

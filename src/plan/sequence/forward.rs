@@ -1,10 +1,14 @@
 //! The forward pass of a layer as steps of a plan.
 
-use super::buffers::{States, Weights};
+use std::ops::Range;
+
+use super::buffers::{Place, States, Weights};
 use super::call::Order;
 use super::form::{Way, packing};
+use super::group::Group;
 use super::run::{Block, Run, Segment};
 use super::spec::{Level, Precision};
+use super::stack;
 use super::step::{At, Output};
 use super::{BufferId, Builder, Matrix, Role, check_len, check_rows, check_weights};
 use crate::error::{Error, Result};
@@ -54,57 +58,62 @@ pub fn forward(
     if run.masked() {
         make_mask(b, run, states)?;
     }
+    if let Some((chosen, why)) = run.levels_chosen() {
+        b.chose("levels", chosen.name(), &why);
+    }
     let levels: Vec<Level> = spec.levels().collect();
-    for of_layer in levels.chunks(spec.directions()) {
-        let passes: Vec<Pass<'_>> = of_layer
-            .iter()
-            .map(|level| Pass {
-                run,
-                weights,
-                states,
-                level,
-            })
-            .collect();
+    let pass = |level| Pass {
+        run,
+        weights,
+        states,
+        level,
+    };
+    let passes: Vec<Pass<'_>> = levels.iter().map(pass).collect();
+    if run.lag() > 0 {
+        return stack::forward(b, &passes, ends);
+    }
+    for of_layer in passes.chunks(spec.directions()) {
+        let level = of_layer[0].level;
         let (x, y) = (
-            input(run, ends, states, &of_layer[0]),
-            output(run, ends, states, &of_layer[0]),
+            input(run, ends, states, level),
+            output(run, ends, states, level),
         );
-        match &passes[..] {
-            [one, other] if run.together() => one.together(b, other, x, y)?,
-            _ => {
-                for pass in &passes {
-                    pass.push(b, x, y)?;
-                }
+        if run.together() {
+            together(b, of_layer, x, y)?;
+        } else {
+            for pass in of_layer {
+                pass.push(b, x, y)?;
             }
         }
-        let layer = of_layer[0].layer;
-        if layer + 1 < spec.num_layers {
-            drop_outputs(b, run, ends.clock, y.buffer, layer)?;
+        if let Some(&values) = states.outputs.get(level.layer) {
+            drop_outputs(b, run, ends.clock, values, level.layer, 0..run.rows())?;
         }
     }
     Ok(())
 }
 
-/// Drops outputs between layers, or their gradients: the same mask in both passes.
+/// Drops some rows of the outputs between layers, or of their gradients: the same mask in both passes.
 pub(super) fn drop_outputs(
     b: &mut Builder,
     run: &Run,
     clock: Option<BufferId>,
-    values: BufferId,
+    values: Place,
     layer: usize,
+    rows: Range<usize>,
 ) -> Result<()> {
     let spec = run.spec();
     let (true, true, Some(clock)) = (run.training(), spec.dropout > 0.0, clock) else {
         return Ok(());
     };
     let args = Dropout {
-        values,
+        values: values.buffer,
         clock,
         probability: spec.dropout,
         seed: spec.dropout_seed,
         stream: DROPOUT_STREAM + layer as u32,
     };
-    dropout::apply(b, args)
+    let some = rows.start * spec.features()..rows.end * spec.features();
+    dropout::apply_to(b, args, values.start, some)
 }
 
 fn make_mask(b: &mut Builder, run: &Run, states: &States) -> Result<()> {
@@ -134,21 +143,37 @@ fn make_mask(b: &mut Builder, run: &Run, states: &States) -> Result<()> {
 pub(super) fn input(run: &Run, ends: Ends, states: &States, level: &Level) -> Matrix {
     match level.layer.checked_sub(1) {
         None => ends.x,
-        Some(below) => Matrix::dense(states.between[below], run.rows(), run.spec().features()),
+        Some(below) => {
+            let below = states.outputs[below];
+            Matrix {
+                offset: below.start,
+                ..Matrix::dense(below.buffer, run.rows(), run.spec().features())
+            }
+        }
     }
 }
 
 fn output(run: &Run, ends: Ends, states: &States, level: &Level) -> Output {
-    match states.between.get(level.layer) {
-        Some(&buffer) => Output {
-            buffer,
-            order: Some(run.call().input),
-        },
-        None => Output {
-            buffer: ends.y,
-            order: Some(run.call().output),
-        },
+    match states.outputs.get(level.layer) {
+        Some(below) => Output::new(below.buffer, Some(run.call().input)),
+        None => Output::new(ends.y, Some(run.call().output)),
     }
+}
+
+/// Adds both directions of a layer, each step of them in one dispatch.
+fn together(b: &mut Builder, passes: &[Pass<'_>], x: Matrix, y: Output) -> Result<()> {
+    for pass in passes {
+        pass.enter(b, pass.whole(), x)?;
+    }
+    let levels: Vec<At<'_>> = passes.iter().map(|pass| pass.at(pass.whole())).collect();
+    let group = Group::new(&levels, 0);
+    group.tables(b, y, false)?;
+    for span in group.spans() {
+        group.forward(b, span.moments, y, passes[0].run.training(), false)?;
+    }
+    passes
+        .iter()
+        .try_for_each(|pass| pass.store(b, pass.whole(), true))
 }
 
 /// One level of a run.
@@ -175,13 +200,17 @@ impl Pass<'_> {
             number,
             mask: self.states.mask,
             segment,
-            beside: None,
         }
+    }
+
+    /// The first segment; where levels run side by side there is no other.
+    pub(super) fn whole(&self) -> &Segment {
+        &self.run.segments(self.level.reverse)[0]
     }
 
     /// Where the level's part starts of a buffer in which each level has so many elements.
     pub(super) fn lane(&self, of_lane: usize) -> usize {
-        self.run.lane(self.level.reverse) * of_lane
+        self.run.lane(self.level, of_lane)
     }
 
     /// Adds all segments of a level.
@@ -198,22 +227,6 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Adds both directions of a layer, each step of them in one dispatch.
-    fn together(&self, b: &mut Builder, other: &Self, x: Matrix, y: Output) -> Result<()> {
-        let [segment, beside] = [self, other].map(|p| &p.run.segments(p.level.reverse)[0]);
-        for (pass, segment) in [(self, segment), (other, beside)] {
-            pass.enter(b, segment, x)?;
-        }
-        let other_at = other.at(beside);
-        let at = At {
-            beside: Some(&other_at),
-            ..self.at(segment)
-        };
-        at.steps(b, y, segment.trained, false)?;
-        self.store(b, segment, true)?;
-        other.store(b, beside, true)
-    }
-
     /// Adds a segment: loads its initial states, projects the input of all its rows and runs its steps.
     /// `save` says whether the backward pass will need it, `again` whether it ran before.
     pub(super) fn segment(
@@ -226,7 +239,10 @@ impl Pass<'_> {
         again: bool,
     ) -> Result<()> {
         self.enter(b, segment, x)?;
-        self.at(segment).steps(b, y, save, again)
+        let levels = [self.at(segment)];
+        let group = Group::new(&levels, 0);
+        group.tables(b, y, again)?;
+        group.forward(b, 0..segment.steps.len(), y, save, again)
     }
 
     fn enter(&self, b: &mut Builder, segment: &Segment, x: Matrix) -> Result<()> {
@@ -271,7 +287,7 @@ impl Pass<'_> {
     }
 
     /// gates = X · W_ihᵀ + b_ih for some rows.
-    fn project(&self, b: &mut Builder, x: Matrix, block: Block) -> Result<()> {
+    pub(super) fn project(&self, b: &mut Builder, x: Matrix, block: Block) -> Result<()> {
         let spec = self.run.spec();
         let weights = &self.weights.levels[self.number()];
         let gates = self.states.levels[self.number()].gates;
@@ -279,7 +295,7 @@ impl Pass<'_> {
         let all = Matrix {
             offset: self.lane(self.run.lane_sizes().gates),
             row_stride: row,
-            ..Matrix::dense(gates, self.run.most_rows(), spec.width())
+            ..Matrix::dense(gates, self.run.gate_rows(), spec.width())
         };
         let weight_ih = weights.weight_ih_half.unwrap_or(weights.weight_ih);
         let weight = Matrix::dense(weight_ih, spec.width(), self.level.input_size);
@@ -295,7 +311,7 @@ impl Pass<'_> {
     }
 
     /// Brings the states before a segment to the rows of each sequence's first step in it.
-    fn load(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
+    pub(super) fn load(&self, b: &mut Builder, segment: &Segment) -> Result<()> {
         let (run, number) = (self.run, self.number());
         let states = &self.states.levels[number];
         let (batch, spec) = (run.batch(), run.spec());
@@ -372,7 +388,7 @@ impl Pass<'_> {
     }
 
     /// Keeps the states after a segment: for the next, or as the final ones.
-    fn store(&self, b: &mut Builder, segment: &Segment, last: bool) -> Result<()> {
+    pub(super) fn store(&self, b: &mut Builder, segment: &Segment, last: bool) -> Result<()> {
         let (number, spec) = (self.number(), self.run.spec());
         let states = &self.states.levels[number];
         let of_lane = self.run.lane_sizes();

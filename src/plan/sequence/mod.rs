@@ -6,7 +6,8 @@
 //!            dW_ih = dgatesᵀ · X, dW_hh = dgatesᵀ · h, bias sums and dX = dgates · W_ih over all rows
 //! ```
 //!
-//! A level is one direction of one layer. What a call is, and where the rows of a step stand, says
+//! A level is one direction of one layer. Levels may run side by side ([`Levels`]); a stack of which one layer
+//! runs behind the other projects its input, and what one layer hands to the next, some steps at a time. What a call is, and where the rows of a step stand, says
 //! [`Run`]; it alone knows padded from packed sequences, orders and segments. The driver knows a cell
 //! as data ([`crate::cell`]) and finds the buffers of its kernels by name.
 
@@ -15,10 +16,12 @@ mod buffers;
 mod call;
 mod form;
 mod forward;
+mod group;
 mod lanes;
 mod run;
 mod sampled;
 mod spec;
+mod stack;
 mod step;
 mod strategy;
 mod streams;
@@ -30,13 +33,14 @@ use crate::kernels::pack::Blocks;
 use crate::kernels::transpose::transpose;
 
 pub use backward::{Backward, BackwardArgs, backward};
-pub use buffers::{LevelStates, LevelWeights, States, Weights, states, weights};
+pub use buffers::{LevelStates, LevelWeights, Place, States, Weights, states, weights};
 pub use call::{Batch, Call, Mode, Order, Size};
 pub use form::StepForm;
 pub(crate) use form::Way;
 use form::packing;
 pub use forward::{Ends, forward};
-pub use lanes::{Directions, directions};
+use lanes::weight_lanes;
+pub use lanes::{Levels, levels};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
 pub use spec::{LayerSpec, Level, Precision};
@@ -119,7 +123,7 @@ fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
         });
         return Err(Error::value("layer", "weights", expected, got));
     }
-    let [expected, got] = [run.lanes(), weights.lanes];
+    let [expected, got] = [weight_lanes(spec, run.target()), weights.lanes];
     if expected != got {
         let [expected, got] =
             [expected, got].map(|lanes| format!("of {lanes} levels side by side"));

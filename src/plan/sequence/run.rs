@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::call::{Batch, Call, Mode, Order, check};
-use super::lanes::lanes;
+use super::lanes::{IN_TURN, Lanes, of_call};
 use super::spec::{LayerSpec, check_elements};
 use super::strategy::{Strategy, choose};
 use crate::error::Result;
@@ -60,7 +60,8 @@ pub struct Run {
     runs_again: bool,
     target: Target,
     strategy: Strategy,
-    lanes: usize,
+    pub(super) lanes: Lanes,
+    pub(super) why_in_turn: Option<String>,
 }
 
 impl Run {
@@ -91,7 +92,8 @@ impl Run {
             runs_again: false,
             target: *target,
             strategy: choose(spec, target).0,
-            lanes: lanes(spec, target),
+            lanes: IN_TURN,
+            why_in_turn: None,
         };
         let (rows, batch) = match &call.batch {
             Batch::Padded(size) => ([size.steps, size.batch], size.batch),
@@ -104,10 +106,11 @@ impl Run {
             spec.hidden_size,
             spec.cell.slots.max(spec.cell.gradient_slots),
         );
-        let arrays: [(&str, &[usize]); 4] = [
+        let arrays: [(&str, &[usize]); 5] = [
             ("x", &[a, b, spec.input_size]),
             ("y", &[a, b, spec.directions(), spec.output_size()]),
-            ("gates", &[run.lanes, a, b, slots, hidden]),
+            ("gates", &[a, b, slots, hidden]),
+            ("h", &[a.saturating_add(batch), b, hidden]),
             (
                 "states",
                 &[spec.num_layers, spec.directions(), batch, 3, hidden],
@@ -118,7 +121,15 @@ impl Run {
         let kept: [(&str, &[usize]); 1] =
             [("kept states", &[run.segments[0].len(), batch, hidden])];
         check_elements(spec.cell.name, &kept)?;
-        Ok(run)
+        let (lanes, why) = of_call(&run);
+        run.why_in_turn = why;
+        Ok(run.with_lanes(lanes))
+    }
+
+    /// The same with its levels run so.
+    pub(super) fn with_lanes(mut self, lanes: Lanes) -> Self {
+        self.lanes = lanes;
+        self
     }
 
     /// Cuts the steps into segments.
@@ -182,23 +193,17 @@ impl Run {
         self.strategy
     }
 
-    /// Words in front of the mask: the tables of the kernels that run all steps, for each level one,
-    /// and where segments run again without an output of theirs another.
+    /// Words in front of the mask: the tables of the kernels that run all steps or several levels, for each
+    /// level one, and where segments run again without an output of theirs another.
     pub(crate) fn table_words(&self) -> usize {
         match self.strategy {
-            Strategy::Steps if self.together() => self.step_table(self.spec.num_layers, 0),
-            Strategy::Steps => 0,
-            Strategy::Sequence => {
+            Strategy::Steps if !self.together() => 0,
+            _ => {
                 let levels = self.spec.num_layers * self.spec.directions();
                 let kinds = 1 + usize::from(self.runs_again);
                 levels * kinds * self.steps() * Moment::WORDS
             }
         }
-    }
-
-    /// Where the table of a layer's step stands that runs both directions.
-    pub(crate) fn step_table(&self, layer: usize, nth: usize) -> usize {
-        (layer * self.steps() + nth) * self.lanes * Moment::WORDS
     }
 
     /// Where the table of a level's segment stands; `again` for the second one.
@@ -218,32 +223,32 @@ impl Run {
         (tables * self.steps() + before) * Moment::WORDS
     }
 
-    /// How many levels share buffers.
-    pub(crate) fn lanes(&self) -> usize {
-        self.lanes
-    }
-
-    /// Whether the directions run side by side: they share buffers, and neither is cut into segments, which
-    /// the other has in the opposite order.
-    pub(crate) fn together(&self) -> bool {
-        self.lanes > 1 && self.segments[0].len() == 1
-    }
-
-    /// A level's place among those that it shares buffers with.
-    pub(crate) fn lane(&self, reverse: bool) -> usize {
-        if self.lanes > 1 {
-            usize::from(reverse)
-        } else {
-            0
-        }
-    }
-
     /// The rows of `h` and `c`; see [`LevelStates`](super::LevelStates).
     pub(crate) fn state_rows(&self) -> (usize, usize) {
         let batch = self.batch();
         match self.call.mode {
             Mode::Training => (batch + self.most_rows, batch + self.most_rows),
             Mode::Inference => (3 * batch, batch),
+        }
+    }
+
+    /// The rows of `gates`, which of a stack whose layers run side by side without being kept has those of a
+    /// chunk.
+    pub(crate) fn gate_rows(&self) -> usize {
+        let chunks = (0..).map_while(|nth| self.chunk(nth));
+        match self.chunk_of(0) {
+            Some(_) => chunks.map(|steps| self.rows_of(steps)).max().unwrap_or(0),
+            None => self.most_rows,
+        }
+    }
+
+    /// The rows of a step in `gates`.
+    pub(crate) fn gates_place(&self, segment: &Segment, t: usize) -> Place {
+        let place = self.place_in(segment, t);
+        let before = self.chunk_of(t).map(|chunk| chunk.start);
+        Place {
+            start: place.start - before.map_or(0, |t| self.place_in(segment, t).start),
+            ..place
         }
     }
 
@@ -320,9 +325,27 @@ impl Run {
 
     /// How many rows a segment has.
     pub(crate) fn rows_in(&self, segment: &Segment) -> usize {
+        self.rows_of(segment.steps.clone())
+    }
+
+    /// How many rows some steps have.
+    fn rows_of(&self, steps: Range<usize>) -> usize {
         match &self.call.batch {
-            Batch::Padded(size) => segment.steps.len() * size.batch,
-            Batch::Packed(_) => self.offsets[segment.steps.end] - self.offsets[segment.steps.start],
+            Batch::Padded(size) => steps.len() * size.batch,
+            Batch::Packed(_) => self.offsets[steps.end] - self.offsets[steps.start],
+        }
+    }
+
+    /// The rows of some steps of a call whose rows are in the order of its steps.
+    pub(crate) fn rows_at(&self, steps: Range<usize>) -> Block {
+        let whole = self.place(self.call.input, steps.start).start;
+        Block {
+            whole,
+            local: match self.chunk_of(steps.start) {
+                Some(chunk) => whole - self.place(self.call.input, chunk.start).start,
+                None => whole,
+            },
+            len: self.rows_of(steps),
         }
     }
 

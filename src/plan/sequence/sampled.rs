@@ -3,6 +3,7 @@
 use super::backward::work;
 use super::buffers::{States, Weights, states, weights};
 use super::form::{Way, packing};
+use super::group::Group;
 use super::run::Run;
 use super::spec::Level;
 use super::step::{At, LevelGradients, Output};
@@ -45,50 +46,49 @@ impl<'a> Sampled<'a> {
             number,
             mask: self.states.mask,
             segment: &self.run.segments(reverse)[0],
-            beside: None,
         }
     }
 
     /// Calls with the last level, or with both where they run side by side, and y.
-    fn with<T>(&self, of: impl FnOnce(At<'_>, Output) -> Result<T>) -> Result<T> {
-        let y = Output {
-            buffer: self.y,
-            order: Some(self.run.call().output),
-        };
+    fn with<T>(
+        &self,
+        b: &mut Builder,
+        of: impl FnOnce(&mut Builder, Group<'_>, Output) -> Result<T>,
+    ) -> Result<T> {
+        let y = Output::new(self.y, Some(self.run.call().output));
         let last = self.at(self.run.spec().bidirectional);
-        if !self.run.together() {
-            return of(last, y);
-        }
-        let at = At {
-            beside: Some(&last),
-            ..self.at(false)
+        let both = [self.at(false), last];
+        let levels = if self.run.together() {
+            &both[..]
+        } else {
+            &both[1..]
         };
-        of(at, y)
+        let group = Group::new(levels, 0);
+        group.tables(b, y, false)?;
+        of(b, group, y)
     }
 
     /// Adds a forward kernel.
     pub(crate) fn forward(&self, b: &mut Builder, pass: &Pass) -> Result<()> {
-        self.with(|at, y| {
-            at.tables(b, y, false)?;
-            at.forward(b, pass, at.moments()[self.nth], y, self.run.training())
+        let save = self.run.training();
+        self.with(b, |b, group, y| {
+            group.one_forward(b, pass, self.nth, y, save)
         })
     }
 
     /// Adds the kernel that runs all steps forward.
     pub(crate) fn sequence_forward(&self, b: &mut Builder) -> Result<()> {
-        self.with(|at, y| {
-            at.tables(b, y, false)?;
-            at.sequence_forward(b, y, self.run.training(), false)
+        let save = self.run.training();
+        self.with(b, |b, group, y| {
+            group.forward(b, 0..self.run.steps(), y, save, false)
         })
     }
 
     /// Adds the kernel that runs all steps back, over weights that are packed already.
     pub(crate) fn sequence_backward(&self, b: &mut Builder) -> Result<()> {
-        self.with(|at, dy| {
-            // It shares the table of the forward pass.
-            at.tables(b, dy, false)?;
+        self.with(b, |b, group, dy| {
             let work = self.work(b);
-            at.sequence_backward(b, dy, &work)
+            group.back(b, 0..self.run.steps(), dy, &work)
         })
     }
 
@@ -107,10 +107,9 @@ impl<'a> Sampled<'a> {
 
     /// Adds a backward kernel.
     pub(crate) fn backward(&self, b: &mut Builder, pass: &Pass) -> Result<()> {
-        self.with(|at, dy| {
-            at.tables(b, dy, false)?;
+        self.with(b, |b, group, dy| {
             let work = self.work(b);
-            at.backward(b, pass, at.moments()[self.nth], dy, &work)
+            group.one_back(b, pass, self.nth, dy, &work)
         })
     }
 }

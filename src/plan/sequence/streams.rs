@@ -236,7 +236,7 @@ fn step(
         ("inner", states.inner),
         ("y", Some(output_of(layer))),
     ];
-    let flags = [("SAVE", 0), ("MASKED", 0), ("STREAM", 1), ("LEVELS", 1)];
+    let flags = [("SAVE", 0), ("MASKED", 0), ("STREAM", 1), ("BESIDE", 0)];
     let shape = Shape::streams(spec, level.input_size, count);
     let target = *b.target();
     let shaped = match whole(spec, &target) {

@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     choices: Choices,
     /// Measure for each shape what is fastest, and keep that in this file for the next time
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "step", "directions", "product"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "step", "levels", "product"])]
     tune: Option<PathBuf>,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]

@@ -167,7 +167,7 @@ impl Shape {
             ("SAVE", u32::from(self.training)),
             ("MASKED", u32::from(self.masked)),
             ("STREAM", 0),
-            ("LEVELS", 1),
+            ("BESIDE", 0),
             ("ACTIVATION_0", a),
             ("ACTIVATION_1", b),
             ("ACTIVATION_2", c),
