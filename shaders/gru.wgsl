@@ -9,7 +9,7 @@
 #import gates
 
 // [rows, S, H], on entry W_ih x + b_ih in three blocks; or with STREAM x [streams, I]
-@group(0) @binding(2) var<storage, read_write> gates: array<f32>;
+@group(0) @binding(2) var<storage, read_write> gates: array<Gate>;
 // [H, 3, H]: W_hh transposed; with STREAM behind W_ih and b_ih transposed
 @group(0) @binding(3) var<storage, read> weight_hh_t: array<f32>;
 // [3, H]
@@ -29,7 +29,7 @@ fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
     let at = step.gates_start + row * step.gates_row + j;
     var input = streamed;
     if STREAM == 0u {
-        input = vec3f(gates[at], gates[at + hidden], gates[at + 2u * hidden]);
+        input = vec3f(f32(gates[at]), f32(gates[at + hidden]), f32(gates[at + 2u * hidden]));
     }
     let bias = bias_start() + j;
     let pre_r = input.x + product.x + bias_hh[bias];
@@ -41,10 +41,10 @@ fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
     let n = gate(ACTIVATION_1, p1(), pre_n);
     store_state(row, j, (1.0 - z) * n + z * h[h_before(row) + j]);
     if SAVE != 0u {
-        gates[at] = kept(pre_r, r);
-        gates[at + hidden] = kept(pre_z, z);
-        gates[at + 2u * hidden] = kept(pre_n, n);
-        gates[at + 3u * hidden] = q;
+        gates[at] = Gate(kept(pre_r, r));
+        gates[at + hidden] = Gate(kept(pre_z, z));
+        gates[at + 2u * hidden] = Gate(kept(pre_n, n));
+        gates[at + 3u * hidden] = Gate(q);
     }
 }
 
@@ -63,7 +63,7 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     if STREAM != 0u {
         let x = four_inputs(first);
         for (var k = 0u; k < step.input; k++) {
-            let v = vec4f(gates[x.x + k], gates[x.y + k], gates[x.z + k], gates[x.w + k]);
+            let v = vec4f(f32(gates[x.x + k]), f32(gates[x.y + k]), f32(gates[x.z + k]), f32(gates[x.w + k]));
             let w = k * 3u * hidden + j;
             xr += v * weight_hh_t[w];
             xz += v * weight_hh_t[w + hidden];
@@ -195,7 +195,7 @@ fn sequence_forward(
 // unit.
 
 // [rows, 4, H]: r, z, n, q
-@group(0) @binding(2) var<storage, read> saved_gates: array<f32>;
+@group(0) @binding(2) var<storage, read> saved_gates: array<Gate>;
 @group(0) @binding(3) var<storage, read> saved_h: array<f32>;
 // [3, H, H]: W_hh as PyTorch has it
 @group(0) @binding(4) var<storage, read> weight_hh: array<f32>;
@@ -225,10 +225,10 @@ fn store_backward(row: u32, j: u32, product: f32) {
         return;
     }
     let at = step.gates_start + row * step.gates_row + j;
-    let kept_r = saved_gates[at];
-    let kept_z = saved_gates[at + hidden];
-    let kept_n = saved_gates[at + 2u * hidden];
-    let q = saved_gates[at + 3u * hidden];
+    let kept_r = f32(saved_gates[at]);
+    let kept_z = f32(saved_gates[at + hidden]);
+    let kept_n = f32(saved_gates[at + 2u * hidden]);
+    let q = f32(saved_gates[at + 3u * hidden]);
     let r = gate_value(ACTIVATION_0, p0(), kept_r);
     let z = gate_value(ACTIVATION_0, p0(), kept_z);
     let n = gate_value(ACTIVATION_1, p1(), kept_n);

@@ -23,7 +23,7 @@ const PROJECTED: u32 = 0u;
 @group(0) @binding(2) var<storage, read> weight_p: array<f32>;
 // [rows, S, H], on entry W_ih x + b_ih in four blocks; with SAVE and peepholes two more blocks
 // take c' and c. Or with STREAM x [streams, I].
-@group(0) @binding(3) var<storage, read_write> gates: array<f32>;
+@group(0) @binding(3) var<storage, read_write> gates: array<Gate>;
 // [P, 4, H]: W_hh transposed; with STREAM behind W_ih and b_ih transposed
 @group(0) @binding(4) var<storage, read> weight_hh_t: array<f32>;
 // [4, H]
@@ -67,18 +67,18 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
         }
         // The sums for the peepholes' gradients run over these rows, with zeros as gates' gradients.
         if SAVE != 0u && PEEPHOLE != 0u {
-            gates[at + 4u * hidden] = c_old;
-            gates[at + 5u * hidden] = c_old;
+            gates[at + 4u * hidden] = Gate(c_old);
+            gates[at + 5u * hidden] = Gate(c_old);
         }
         return;
     }
     var input = streamed;
     if STREAM == 0u {
         input = vec4f(
-            gates[at],
-            gates[at + hidden],
-            gates[at + 2u * hidden],
-            gates[at + 3u * hidden],
+            f32(gates[at]),
+            f32(gates[at + hidden]),
+            f32(gates[at + 2u * hidden]),
+            f32(gates[at + 3u * hidden]),
         );
     }
     let unit = bias_start() + j;
@@ -108,13 +108,13 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
         store_state(n, j, value);
     }
     if SAVE != 0u {
-        gates[at] = kept(pre_i, i);
-        gates[at + hidden] = kept(pre_f, f);
-        gates[at + 2u * hidden] = kept(pre.z, g);
-        gates[at + 3u * hidden] = kept(pre_o, o);
+        gates[at] = Gate(kept(pre_i, i));
+        gates[at + hidden] = Gate(kept(pre_f, f));
+        gates[at + 2u * hidden] = Gate(kept(pre.z, g));
+        gates[at + 3u * hidden] = Gate(kept(pre_o, o));
         if PEEPHOLE != 0u {
-            gates[at + 4u * hidden] = c_new;
-            gates[at + 5u * hidden] = c_old;
+            gates[at + 4u * hidden] = Gate(c_new);
+            gates[at + 5u * hidden] = Gate(c_old);
         }
     }
 }
@@ -135,7 +135,7 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     if STREAM != 0u {
         let x = four_inputs(n);
         for (var k = 0u; k < step.input; k++) {
-            let v = vec4f(gates[x.x + k], gates[x.y + k], gates[x.z + k], gates[x.w + k]);
+            let v = vec4f(f32(gates[x.x + k]), f32(gates[x.y + k]), f32(gates[x.z + k]), f32(gates[x.w + k]));
             let w = k * 4u * hidden + j;
             xi += v * weight_hh_t[w];
             xf += v * weight_hh_t[w + hidden];
@@ -273,7 +273,7 @@ fn sequence_forward(
 // its unit.
 
 // [rows, S, H]
-@group(0) @binding(3) var<storage, read> saved_gates: array<f32>;
+@group(0) @binding(3) var<storage, read> saved_gates: array<Gate>;
 @group(0) @binding(4) var<storage, read> saved_c: array<f32>;
 // [4, H, H]: W_hh as PyTorch has it; with PROJECTED [P, H]: W_hr
 @group(0) @binding(5) var<storage, read> weight_hh: array<f32>;
@@ -318,10 +318,10 @@ fn store_backward(n: u32, j: u32, product: f32) {
         return;
     }
     let at = step.gates_start + n * step.gates_row + j;
-    let kept_i = saved_gates[at];
-    let kept_f = saved_gates[at + hidden];
-    let kept_g = saved_gates[at + 2u * hidden];
-    let kept_o = saved_gates[at + 3u * hidden];
+    let kept_i = f32(saved_gates[at]);
+    let kept_f = f32(saved_gates[at + hidden]);
+    let kept_g = f32(saved_gates[at + 2u * hidden]);
+    let kept_o = f32(saved_gates[at + 3u * hidden]);
     let i = gate_value(ACTIVATION_0, p0(), kept_i);
     let g = gate_value(ACTIVATION_1, p1(), kept_g);
     let o = gate_value(ACTIVATION_0, p0(), kept_o);

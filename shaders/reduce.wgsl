@@ -9,6 +9,14 @@ const WORKGROUP: u32 = 64u;
 const SQUARE: u32 = 0u;
 // 1: columns sums products of two matrices.
 const PRODUCT: u32 = 0u;
+// 1: the second of them holds 16-bit floats.
+const B_HALF: u32 = 0u;
+#if B_HALF
+enable f16;
+alias Factor = f16;
+#else
+alias Factor = f32;
+#end
 
 struct Params {
     // Rows, or elements for total.
@@ -30,7 +38,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
-@group(0) @binding(3) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> b: array<Factor>;
 
 // A workgroup owns 64 columns of one group of rows.
 @compute @workgroup_size(WORKGROUP)
@@ -44,7 +52,7 @@ fn columns(@builtin(global_invocation_id) id: vec3u) {
     for (var row = id.y * params.group; row < last; row++) {
         var value = a[params.start + row * params.row_stride + j];
         if PRODUCT != 0u {
-            value *= b[params.b_start + row * params.b_row_stride + j];
+            value *= f32(b[params.b_start + row * params.b_row_stride + j]);
         }
         sum += value;
     }

@@ -7,7 +7,7 @@
 #import gates
 
 // [rows, 1, H], on entry W_ih x + b_ih; or with STREAM x [streams, I]
-@group(0) @binding(2) var<storage, read_write> gates: array<f32>;
+@group(0) @binding(2) var<storage, read_write> gates: array<Gate>;
 // [H, H]: W_hh transposed; with STREAM behind W_ih and b_ih transposed
 @group(0) @binding(3) var<storage, read> weight_hh_t: array<f32>;
 // [H]
@@ -26,13 +26,13 @@ fn store_forward(n: u32, j: u32, streamed: f32, product: f32) {
     let at = step.gates_start + n * step.gates_row + j;
     var input = streamed;
     if STREAM == 0u {
-        input = gates[at];
+        input = f32(gates[at]);
     }
     let pre = input + product + bias_hh[bias_start() + j];
     let value = gate(ACTIVATION_0, p0(), pre);
     store_state(n, j, value);
     if SAVE != 0u {
-        gates[at] = kept(pre, value);
+        gates[at] = Gate(kept(pre, value));
     }
 }
 
@@ -49,7 +49,7 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     if STREAM != 0u {
         let x = four_inputs(n);
         for (var k = 0u; k < step.input; k++) {
-            let v = vec4f(gates[x.x + k], gates[x.y + k], gates[x.z + k], gates[x.w + k]);
+            let v = vec4f(f32(gates[x.x + k]), f32(gates[x.y + k]), f32(gates[x.z + k]), f32(gates[x.w + k]));
             input += v * weight_hh_t[k * hidden + j];
         }
         input += weight_hh_t[step.input * hidden + j];
@@ -165,7 +165,7 @@ fn sequence_forward(
 // unit.
 
 // [rows, 1, H]
-@group(0) @binding(2) var<storage, read> saved_gates: array<f32>;
+@group(0) @binding(2) var<storage, read> saved_gates: array<Gate>;
 // [H, H]: W_hh as PyTorch has it
 @group(0) @binding(3) var<storage, read> weight_hh: array<f32>;
 @group(0) @binding(4) var<storage, read> dy: array<f32>;
@@ -190,7 +190,7 @@ fn store_backward(n: u32, j: u32, product: f32) {
         dstate[unit] = dh;
         return;
     }
-    let kept = saved_gates[step.gates_start + n * step.gates_row + j];
+    let kept = f32(saved_gates[step.gates_start + n * step.gates_row + j]);
     let value = gate_value(ACTIVATION_0, p0(), kept);
     handed_back = dh * gate_slope(ACTIVATION_0, p0(), kept, value);
     dgates[to] = handed_back;

@@ -9,7 +9,7 @@
 //!
 //! After the imports the literals of named constants (`const TILE: u32 = 16u;`) are replaced by the
 //! values that a step asks for. A bound is an integer or such a constant. Alternatives let types depend on
-//! a constant; loops that are written out give names to variables that must stay in registers, and have
+//! a constant; `enable f16;` may stand among them and moves to the front; loops that are written out give names to variables that must stay in registers, and have
 //! no bounds for a driver to check. Both nest. The rest of a file is plain WGSL with defaults in it.
 
 use std::ops::Range;
@@ -35,6 +35,8 @@ const SHARED: &[(&str, &str)] = &[
     ("tile", include_str!("../shaders/shared/tile.wgsl")),
 ];
 
+const ENABLE_F16: &str = "enable f16;\n";
+
 /// The complete WGSL of the kernel `name`: its file `wgsl` with `constants` written into it.
 ///
 /// # Errors
@@ -51,7 +53,11 @@ pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String>
         let lines: Vec<&str> = text.lines().collect();
         let mut out = String::with_capacity(text.len());
         expand(&text, &lines, &mut out)?;
-        Ok(out)
+        // A directive has to stand before everything else.
+        Ok(match out.contains(ENABLE_F16) {
+            true => format!("{ENABLE_F16}{}", out.replace(ENABLE_F16, "")),
+            false => out,
+        })
     };
     written().map_err(|reason| Error::Compose {
         kernel: name.to_owned(),

@@ -74,8 +74,11 @@ pub struct Binding {
     pub access: Access,
     /// What it holds.
     pub element: Element,
-    /// The constant that is 1 where its floats are [`Element::Half`], for a kernel that reads both.
+    /// The constant that is 1 where its floats are [`Element::Half`], for a kernel that takes both.
     pub half: Option<&'static str>,
+    /// Whether the shader then declares them as `f16`, for which a device needs the feature, rather than as
+    /// words of two that it unpacks.
+    pub f16: bool,
 }
 
 impl Binding {
@@ -86,6 +89,7 @@ impl Binding {
             access: Access::Read,
             element: Element::Float,
             half: None,
+            f16: false,
         }
     }
 
@@ -96,6 +100,7 @@ impl Binding {
             access: Access::ReadWrite,
             element: Element::Float,
             half: None,
+            f16: false,
         }
     }
 
@@ -106,6 +111,7 @@ impl Binding {
             access: Access::Write,
             element: Element::Float,
             half: None,
+            f16: false,
         }
     }
 
@@ -123,6 +129,14 @@ impl Binding {
         Self {
             half: Some(constant),
             ..self
+        }
+    }
+
+    /// The same where the shader declares them as `f16`, so that it can write one without the other.
+    pub const fn or_f16(self, constant: &'static str) -> Self {
+        Self {
+            f16: true,
+            ..self.or_half(constant)
         }
     }
 

@@ -73,6 +73,7 @@
 //! | coupled | f = 1 − i |
 //! | clip | limits every pre-activation, after the peepholes; `cell_clip` limits c' before it is used |
 //! | precision | W_ih, b_ih and W_hh are read as 16-bit floats, to which a copy of them is rounded; see [`Precision`] |
+//! | activations | in 16 bits: each pre-activation is rounded once the input is projected, and in training what is kept of it once more; see [`Call::activations`] |
 //! | reset before | n = tanh(W_in x + b_in + W_hn (r h) + b_hn) |
 //! | lengths | past its length a sequence puts out 0 and keeps its state; the direction that runs from the end starts there |
 //! | resets | the state is zeroed before a step, also past the length |
@@ -80,7 +81,7 @@
 //!
 //! # Numbers
 //!
-//! Sums are accumulated in `f32`, whatever the precision of the weights, in a fixed order: the same input on the same adapter gives the
+//! Sums are accumulated in `f32`, whatever the precision of weights and activations, in a fixed order: the same input on the same adapter gives the
 //! same bits. A NaN propagates. What may differ between devices is bounded by
 //! [`check::tolerance`].
 

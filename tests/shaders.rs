@@ -61,9 +61,13 @@ fn with_subgroups(mut sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> 
     sets
 }
 
-/// For what every WebGPU device has, and subgroup operations where the text asks for them.
+/// For what every WebGPU device has, and for subgroup operations and 16-bit floats where the text asks for them.
 fn validator(text: &str) -> Validator {
-    let portable = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut portable = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    portable.set(
+        Capabilities::SHADER_FLOAT16,
+        text.starts_with("enable f16;"),
+    );
     if !uses_subgroups(text) {
         return Validator::new(ValidationFlags::all(), portable);
     }
@@ -221,15 +225,17 @@ fn bindings_are_those_of_the_descriptor() {
                 panic!("{name}: {variable} is no array");
             };
             let scalar = shader.module.types[base].inner.scalar();
-            // Two 16-bit floats to a word.
-            let half = |name| shader.constants.contains(&(name, 1));
-            let kind = match binding.element {
-                Element::Float if !binding.half.is_some_and(half) => ScalarKind::Float,
-                _ => ScalarKind::Uint,
+            let set = |name| shader.constants.contains(&(name, 1));
+            let half = binding.half.is_some_and(set);
+            let expected = match (binding.element, half) {
+                (Element::Float, false) => (ScalarKind::Float, 4),
+                (Element::Float, true) if binding.f16 => (ScalarKind::Float, 2),
+                // Two 16-bit floats to a word.
+                _ => (ScalarKind::Uint, 4),
             };
             assert_eq!(
                 scalar.map(|s| (s.kind, s.width)),
-                Some((kind, 4)),
+                Some(expected),
                 "{name}: {variable}"
             );
         }
@@ -334,14 +340,13 @@ fn samples_cover_the_forms() {
     }
 }
 
-/// And both precisions of packed weights.
+/// And both precisions of packed weights and of activations.
 #[test]
 fn samples_cover_the_precisions() {
     let mut found = 0;
     for kernel in ALL {
-        let mut halves = kernel.bindings.iter().filter_map(|b| b.half);
-        if let Some(name) = halves.next() {
-            let sets = all_constants(kernel);
+        let sets = all_constants(kernel);
+        for name in kernel.bindings.iter().filter_map(|b| b.half) {
             for value in [0, 1] {
                 let met = sets.iter().flatten().any(|c| *c == (name, value));
                 assert!(met, "{} with {name} {value}", kernel.name);
@@ -349,8 +354,10 @@ fn samples_cover_the_precisions() {
             found += 1;
         }
     }
-    // Packing, eight kernels of products, and of three cells three forms and all steps, both ways.
-    assert_eq!(found, 1 + 8 + 3 * 4 * 2);
+    // Packing, eight kernels of products, and of three cells three forms and all steps, both ways; what nine
+    // kernels of products store, the second factor of a sum, and the gates of these cells, plain steps too.
+    let weights = 1 + 8 + 3 * 4 * 2;
+    assert_eq!(found, weights + 9 + 1 + 3 * 5 * 2);
 }
 
 /// What Chrome compiles WGSL with, where it is installed.

@@ -400,6 +400,10 @@ fn plan() {
     });
     assert!(half < 0.6 * whole, "{half} GB, {whole} GB");
     run(&["plan", "--precision", "f16", "--cell", "gru_before"], 2);
+    let half = [&["plan", "--train", "--activations", "f16"], &sizes[..]].concat();
+    let half = text(&run(&half, 0).stdout);
+    assert!(half.contains("GATES_HALF 1"), "{half}");
+    run(&["plan", "--activations", "f16", "--cell", "gru_before"], 2);
     run(&["plan", "--precision", "f8"], 2);
     for size in ["1000000", "18446744073709551615"] {
         for name in ["--input", "--hidden", "--batch"] {

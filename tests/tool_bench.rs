@@ -359,6 +359,8 @@ fn what_is_not_supported_is_status_3() {
         "cpu",
         "--precision",
         "f16",
+        "--activations",
+        "f16",
         "--json",
         "out.json",
     ];

@@ -14,6 +14,14 @@ const ACTIVATION_2: u32 = 1u;
 const RAW: u32 = 0u;
 // 1: pre-activations are limited to +-step.clip.
 const CLIP: u32 = 0u;
+// 1: `gates` and `saved_gates` hold 16-bit floats.
+const GATES_HALF: u32 = 0u;
+#if GATES_HALF
+enable f16;
+alias Gate = f16;
+#else
+alias Gate = f32;
+#end
 
 // p has alpha and beta.
 fn activate(kind: u32, p: vec2f, x: f32) -> f32 {

@@ -21,6 +21,14 @@ const B_VEC4: u32 = 0u;
 const B_HALF: u32 = 0u;
 // 1: C is bound as vec4s, which lie along its columns.
 const C_VEC4: u32 = 0u;
+// 1: C holds 16-bit floats.
+const C_HALF: u32 = 0u;
+#if C_HALF
+enable f16;
+alias Stored = f16;
+#else
+alias Stored = f32;
+#end
 // 1: k is no multiple of 4; then no vec4s lie along k.
 const REST: u32 = 1u;
 // 0 none, 1 a number for each column, 2 a number for each row.
@@ -56,9 +64,9 @@ struct Product {
 #end
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #if C_VEC4
-@group(0) @binding(3) var<storage, read_write> c_buffer: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> c_buffer: array<vec4<Stored>>;
 #else
-@group(0) @binding(3) var<storage, read_write> c_buffer: array<f32>;
+@group(0) @binding(3) var<storage, read_write> c_buffer: array<Stored>;
 #end
 #if B_HALF
 #if B_VEC4
@@ -238,14 +246,14 @@ fn store(row: u32, col: u32, part: u32, sums: vec4f) {
     let at = c_place(row, col, part) / 4u;
     var values = product.alpha * sums;
     if product.beta != 0.0 {
-        values += product.beta * c_buffer[at];
+        values += product.beta * vec4f(c_buffer[at]);
     }
-    c_buffer[at] = vec4f(
+    c_buffer[at] = vec4<Stored>(vec4f(
         activate(with_bias(row, col, values.x)),
         activate(with_bias(row, col + 1u, values.y)),
         activate(with_bias(row, col + 2u, values.z)),
         activate(with_bias(row, col + 3u, values.w)),
-    );
+    ));
 }
 #else
 fn store(row: u32, col: u32, part: u32, sums: vec4f) {
@@ -262,8 +270,8 @@ fn store_one(row: u32, col: u32, part: u32, sum: f32) {
     let at = c_place(row, col, part);
     var value = product.alpha * sum;
     if product.beta != 0.0 {
-        value += product.beta * c_buffer[at];
+        value += product.beta * f32(c_buffer[at]);
     }
-    c_buffer[at] = activate(with_bias(row, col, value));
+    c_buffer[at] = Stored(activate(with_bias(row, col, value)));
 }
 #end

@@ -77,7 +77,7 @@ fn sequence_count() -> u32 {
 fn operand(n: u32, row: u32, term: u32) -> f32 {
     let input = params.input;
     if term < input {
-        return gates[n * input + term];
+        return f32(gates[n * input + term]);
     }
     if term == input {
         return 1.0;

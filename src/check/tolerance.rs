@@ -48,7 +48,16 @@ pub fn weights_f16(sensitivity: f64) -> f64 {
     (4.0 * UNIT_F16.max(sensitivity)).min(CAP_F16)
 }
 
-/// A wrong weight shows as more.
+/// How far two layers may be from each other that both store activations in 16-bit floats, beside what
+/// [`layer`] allows: 4 max(u₁₆, κ). Both round the same numbers but for those that lie next to the middle
+/// between two 16-bit floats, which may go up in one and down in the other; then they differ by 2 u₁₆. The
+/// `sensitivity` κ is how far the exact result moves, relative to its largest value, when all are rounded,
+/// which is more than the few that go apart move it.
+pub fn activations_f16(sensitivity: f64) -> f64 {
+    (4.0 * UNIT_F16.max(sensitivity)).min(CAP_F16)
+}
+
+/// A wrong weight or activation shows as more.
 const CAP_F16: f64 = 2e-2;
 
 /// The oracle against PyTorch's doubles, which sum in another order.

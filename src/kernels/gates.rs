@@ -20,6 +20,12 @@ pub struct Gates<R> {
     functions: [(Function, R, R); ACTIVATIONS],
     raw: bool,
     clip: Option<R>,
+    half: bool,
+}
+
+/// Whether a step stores gates as 16-bit floats, which kernels without that choice do not.
+pub(crate) fn stores_halves<R>(args: &Args<'_, R>) -> bool {
+    args.constants.contains(&("GATES_HALF", 1))
 }
 
 impl<R: Real> Gates<R> {
@@ -44,6 +50,7 @@ impl<R: Real> Gates<R> {
             functions,
             raw: args.constant("RAW")? != 0,
             clip: clips.then(|| join(p.clip)),
+            half: stores_halves(args),
         })
     }
 
@@ -54,6 +61,12 @@ impl<R: Real> Gates<R> {
             .zip(&self.functions)
             .all(|(a, b)| *a == b.0);
         same && !self.raw && self.clip.is_none()
+    }
+
+    /// A value as the kernel stores it in `gates`: rounded where these are 16-bit floats.
+    #[inline]
+    pub fn stored(&self, value: R) -> R {
+        if self.half { value.to_half() } else { value }
     }
 
     /// The value of an activation.

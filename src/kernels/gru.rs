@@ -4,7 +4,7 @@
 //! K. Cho et al., *Learning phrase representations using RNN encoder–decoder*, 2014, in the form
 //! of PyTorch and cuDNN; gate order r, z, n.
 
-use super::gates::Gates;
+use super::gates::{Gates, stores_halves};
 use super::pack::Blocks;
 use super::sample;
 use super::simd::backward::BackwardArgs;
@@ -22,7 +22,7 @@ const WGSL: &str = include_str!("../../shaders/gru.wgsl");
 
 const FORWARD_BINDINGS: [Binding; 6] = [
     step::MASK,
-    Binding::update("gates"),
+    Binding::update("gates").or_f16("GATES_HALF"),
     Binding::read("weight_hh_t"),
     Binding::read("bias_hh"),
     Binding::update("h"),
@@ -30,7 +30,7 @@ const FORWARD_BINDINGS: [Binding; 6] = [
 ];
 const BACKWARD_BINDINGS: [Binding; 7] = [
     step::MASK,
-    Binding::read("saved_gates"),
+    Binding::read("saved_gates").or_f16("GATES_HALF"),
     Binding::read("saved_h"),
     Binding::read("weight_hh"),
     Binding::read("dy"),
@@ -200,7 +200,7 @@ impl<'a, R: Real> Forward<'a, R> {
                 to.store(h, y, j, value);
                 if save {
                     for (slot, value) in kept.into_iter().enumerate() {
-                        gates[at + slot * hidden + j] = value;
+                        gates[at + slot * hidden + j] = act.stored(value);
                     }
                 }
             }
@@ -242,6 +242,9 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 
 /// The same in single precision with vectors and threads.
 fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    if stores_halves(args) {
+        return sequence_forward(args);
+    }
     let rows = Rows::new(args)?;
     let (hidden, terms) = (rows.p.hidden as usize, rows.terms());
     let blocks = Blocks::forward([3, hidden, terms], args.constant("UNITS")? as usize);

@@ -4,7 +4,7 @@
 //! F. Gers et al., 2000, and the peepholes of F. Gers and J. Schmidhuber, 2000; coupled gates as
 //! in K. Greff et al., *LSTM: a search space odyssey*, 2017. Gate order i, f, g, o as in PyTorch.
 
-use super::gates::{Gates, join};
+use super::gates::{Gates, join, stores_halves};
 use super::pack::Blocks;
 use super::sample;
 use super::simd::backward::BackwardArgs;
@@ -33,7 +33,7 @@ pub(super) const STEPS: &[&crate::cell::Cell] = &[&LSTM, &LSTM_PEEPHOLE];
 const FORWARD_BINDINGS: [Binding; 8] = [
     step::MASK,
     Binding::read("weight_p"),
-    Binding::update("gates"),
+    Binding::update("gates").or_f16("GATES_HALF"),
     Binding::read("weight_hh_t"),
     Binding::read("bias_hh"),
     Binding::update("h"),
@@ -43,7 +43,7 @@ const FORWARD_BINDINGS: [Binding; 8] = [
 const BACKWARD_BINDINGS: [Binding; 8] = [
     step::MASK,
     Binding::read("weight_p"),
-    Binding::read("saved_gates"),
+    Binding::read("saved_gates").or_f16("GATES_HALF"),
     Binding::read("saved_c"),
     Binding::read("weight_hh"),
     Binding::read("dy"),
@@ -296,8 +296,8 @@ impl<'a, R: Real> Forward<'a, R> {
                     // The sums for the peepholes' gradients run over these rows, with zeros as gates'
                     // gradients.
                     if save && options.peephole {
-                        gates[at + 4 * hidden + j] = c_old;
-                        gates[at + 5 * hidden + j] = c_old;
+                        gates[at + 4 * hidden + j] = act.stored(c_old);
+                        gates[at + 5 * hidden + j] = act.stored(c_old);
                     }
                     continue;
                 }
@@ -316,11 +316,11 @@ impl<'a, R: Real> Forward<'a, R> {
                 }
                 if save {
                     for (gate, value) in unit.kept.into_iter().enumerate() {
-                        gates[at + gate * hidden + j] = value;
+                        gates[at + gate * hidden + j] = act.stored(value);
                     }
                     if options.peephole {
-                        gates[at + 4 * hidden + j] = unit.c;
-                        gates[at + 5 * hidden + j] = c_old;
+                        gates[at + 4 * hidden + j] = act.stored(unit.c);
+                        gates[at + 5 * hidden + j] = act.stored(c_old);
                     }
                 }
             }
@@ -362,6 +362,9 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 
 /// The same in single precision with vectors and threads.
 fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    if stores_halves(args) {
+        return sequence_forward(args);
+    }
     let rows = Rows::new(args)?;
     let (hidden, terms) = (rows.p.hidden as usize, rows.terms());
     let blocks = Blocks::forward([4, hidden, terms], args.constant("UNITS")? as usize);

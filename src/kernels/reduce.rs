@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use super::index;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::plan::sequence::Precision;
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Matrix, Role};
 use crate::real::Real;
 use crate::rng::Rng;
@@ -27,7 +28,7 @@ pub static COLUMNS: Kernel = Kernel {
     bindings: &[
         Binding::read("a"),
         Binding::update("output"),
-        Binding::read("b"),
+        Binding::read("b").or_f16("B_HALF"),
     ],
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
@@ -37,7 +38,8 @@ pub static COLUMNS: Kernel = Kernel {
         let mut b = Builder::new("columns");
         let stride = cols + extra % 3;
         let a = b.float("a", &[rows, stride], Role::Input);
-        let factor = b.float("b", &[rows, cols + 1], Role::Input);
+        let precision = Precision::ALL[usize::from(extra % 6 == 1)];
+        let factor = b.stored(precision, "b", &[rows, cols + 1], Role::Input);
         let to = extra % 4;
         let output = b.float("output", &[to + cols + 1], Role::Output);
         let matrix = |buffer, row_stride| Matrix {

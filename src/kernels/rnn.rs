@@ -2,7 +2,7 @@
 //!
 //! J. Elman, *Finding structure in time*, 1990; with tanh, max(x, 0) or another activation.
 
-use super::gates::Gates;
+use super::gates::{Gates, stores_halves};
 use super::pack::Blocks;
 use super::sample;
 use super::simd::backward::BackwardArgs;
@@ -21,7 +21,7 @@ const CELLS: &[&crate::cell::Cell] = &[&RNN_TANH, &RNN_RELU];
 
 const FORWARD_BINDINGS: [Binding; 6] = [
     step::MASK,
-    Binding::update("gates"),
+    Binding::update("gates").or_f16("GATES_HALF"),
     Binding::read("weight_hh_t"),
     Binding::read("bias_hh"),
     Binding::update("h"),
@@ -29,7 +29,7 @@ const FORWARD_BINDINGS: [Binding; 6] = [
 ];
 const BACKWARD_BINDINGS: [Binding; 6] = [
     step::MASK,
-    Binding::read("saved_gates"),
+    Binding::read("saved_gates").or_f16("GATES_HALF"),
     Binding::read("weight_hh"),
     Binding::read("dy"),
     Binding::update("dgates"),
@@ -149,7 +149,7 @@ impl<'a, R: Real> Forward<'a, R> {
                 let value = act.gate(0, pre);
                 to.store(h, y, j, value);
                 if save {
-                    gates[at + j] = act.kept(pre, value);
+                    gates[at + j] = act.stored(act.kept(pre, value));
                 }
             }
         }
@@ -190,6 +190,9 @@ fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
 
 /// The same in single precision with vectors and threads.
 fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
+    if stores_halves(args) {
+        return sequence_forward(args);
+    }
     let rows = Rows::new(args)?;
     let (hidden, terms) = (rows.p.hidden as usize, rows.terms());
     let blocks = Blocks::forward([1, hidden, terms], args.constant("UNITS")? as usize);

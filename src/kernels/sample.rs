@@ -86,7 +86,7 @@ fn step_forward(
 ) -> Result<Sample> {
     let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
-    let run = Run::new(spec, &call(batch, mode, rng), b.target())?;
+    let run = Run::new(spec, &call(spec, batch, mode, rng), b.target())?;
     Sampled::new(&mut b, &run, variant % 3).forward(&mut b, pass)?;
     Ok(filled(b.finish(), [batch, spec.hidden_size], rng))
 }
@@ -127,7 +127,7 @@ fn step_back(
     let spec = packed(form, cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.backward, nth);
     let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
-    let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
+    let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, variant % 3).backward(&mut b, pass)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
 }
@@ -147,7 +147,7 @@ pub(crate) fn sequence_forward(
         forced(Strategy::Sequence, StepForm::Plain, 0),
     );
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
-    let run = Run::new(&spec, &call(batch, mode, rng), b.target())?;
+    let run = Run::new(&spec, &call(&spec, batch, mode, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_forward(&mut b)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
 }
@@ -166,7 +166,7 @@ pub(crate) fn sequence_backward(
         spec.cell.name,
         forced(Strategy::Sequence, StepForm::Plain, 0),
     );
-    let run = Run::new(&spec, &call(batch, Mode::Training, rng), b.target())?;
+    let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
 }
@@ -175,6 +175,7 @@ pub(crate) fn sequence_backward(
 fn forced(strategy: Strategy, form: StepForm, variant: usize) -> Target {
     let mut target = Target::default();
     target.groups = [target.groups, 12, 1][variant % 3];
+    target.f16 = true;
     target.force.strategy = Some(strategy);
     target.force.step = Some(form);
     target
@@ -224,18 +225,26 @@ fn layer(cell: &'static Cell, hidden: usize, rng: &mut Rng) -> LayerSpec {
 }
 
 /// Three steps, with one of the things that a call may have.
-fn call(batch: usize, mode: Mode, rng: &mut Rng) -> Call {
+fn call(spec: &LayerSpec, batch: usize, mode: Mode, rng: &mut Rng) -> Call {
+    // Those of other cells store floats alone.
+    let can_halve = spec.cell.forms[0].is_some();
     let size = Size { steps: 3, batch };
     let padded = match mode {
         Mode::Training => Call::training(size),
         Mode::Inference => Call::inference(size),
     };
+    // From further on, so that everything else is as it is without.
+    let mut further = rng.clone();
+    further.uniforms(64, 0.0, 1.0);
+    let half = can_halve && further.below(3) == 0;
+    let padded = padded.activations(Precision::ALL[usize::from(half)]);
     let shrinking = [batch, batch.div_ceil(2), batch.div_ceil(3)];
+    let packed = Call::packed(&shrinking, mode).activations(padded.activations);
     match rng.below(5) {
         0 => padded.lengths().resets(),
         1 => padded.batch_first().resets(),
-        2 => Call::packed(&shrinking, mode),
-        3 => Call::packed(&shrinking, mode).resets(),
+        2 => packed,
+        3 => packed.resets(),
         _ => padded,
     }
 }

@@ -134,6 +134,9 @@ fn name(run: &Run) -> String {
     add(spec.bidirectional, "D 2".to_owned());
     let half = spec.precision == driver::Precision::F16;
     add(half, spec.precision.to_string());
+    let stored = call.activations;
+    let half = stored == driver::Precision::F16;
+    add(half, format!("activations {stored}"));
     add(true, format!("T {} N {}", run.steps(), run.batch()));
     let packed = matches!(call.batch, driver::Batch::Packed(_));
     add(packed, format!("packed {} tokens", run.rows()));

@@ -325,6 +325,14 @@ impl Gpu {
                 needs: "a device whose shaders can unpack 16-bit floats".to_owned(),
             });
         }
+        let mut stored = kernel.bindings.iter().filter(|b| b.f16);
+        let f16 = self.device.features().contains(wgpu::Features::SHADER_F16);
+        if !f16 && stored.any(|b| b.half.is_some_and(|name| constants.contains(&(name, 1)))) {
+            return Err(Error::Unsupported {
+                op: kernel.name,
+                needs: "a device with 16-bit floats in shaders".to_owned(),
+            });
+        }
         let limits = &self.limits;
         let needs = [
             (

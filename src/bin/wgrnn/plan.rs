@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// What the kernels read of the weights
     #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
     precision: String,
+    /// How the activations of every step are stored
+    #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
+    activations: String,
     /// What the device does at most, for the floor as a time: GFLOP/s, GB/s and the microseconds of a
     /// dispatch that waits for the one before. `wgrnn bench` measures them.
     #[arg(long, value_name = "GFLOPS,GBS,US", value_delimiter = ',')]
@@ -143,6 +146,8 @@ fn target(args: &Args) -> Result<Target> {
     };
     Ok(Target {
         force: args.choices.force(),
+        // A device that is not here has what it is asked for.
+        f16: target.f16 || args.adapter.is_none(),
         ..target
     })
 }
@@ -227,5 +232,5 @@ fn call(args: &Args) -> Call {
     call.resets = args.resets;
     call.recompute = args.recompute;
     call.burn_in = args.burn_in;
-    call
+    call.activations(crate::precision(&args.activations))
 }

@@ -40,7 +40,7 @@ macro_rules! rows {
 const BINDINGS: &[Binding] = &[
     Binding::read("a_buffer"),
     Binding::read("bias"),
-    Binding::update("c_buffer"),
+    Binding::update("c_buffer").or_f16("C_HALF"),
     Binding::read("b_buffer").or_half("B_HALF"),
 ];
 

@@ -65,7 +65,11 @@ fn split_k(builder: &mut Builder, split: Split, product: &Gemm) -> Result<()> {
         grid: Grid::Flat(m * n.div_ceil(4)),
         cost: Cost {
             flops: (parts * m * n) as u64,
-            bytes: 4 * (parts * m * n + m * n + read_c(product)) as u64,
+            bytes: (4 * parts * m * n
+                + builder
+                    .buffer(c.buffer)
+                    .element
+                    .bytes(m * n + read_c(product))) as u64,
             length: parts,
         },
     })
@@ -94,6 +98,8 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
     let (parts, chunk) = split.map_or((1, k), |s| (s.parts, s.chunk));
     let c_part = if parts > 1 { m * n } else { 0 };
     let of_b = builder.buffer(b.buffer).element.bytes(k * n);
+    let of_c = builder.buffer(c.buffer).element;
+    let of_c = of_c.bytes(parts * m * n + read_c(product));
     builder.push(Dispatch {
         kernel: form.kernel(&shape),
         constants: &constants,
@@ -120,7 +126,7 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
         grid: Grid::Groups([x, y, parts]),
         cost: Cost {
             flops: 2 * (m * n * k) as u64,
-            bytes: (of_b + 4 * (m * k + parts * m * n + read_c(product))) as u64,
+            bytes: (of_b + of_c + 4 * m * k) as u64,
             length: chunk,
         },
     })

@@ -46,6 +46,7 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
         "gemm",
         Target {
             subgroup_size: 4,
+            f16: true,
             force: Force {
                 gemm: Some(form),
                 ..Force::default()
@@ -63,8 +64,16 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
         true => Precision::F16,
         false => Precision::F32,
     };
+    let of_c = match further.below(4) {
+        0 => Precision::F16,
+        _ => Precision::F32,
+    };
     let mut matrix = |name, rows: usize, cols: usize, transposed: bool, role| {
-        let precision = if name == "b" { of_b } else { Precision::F32 };
+        let precision = match name {
+            "b" => of_b,
+            "c" => of_c,
+            _ => Precision::F32,
+        };
         let (r, c) = if transposed {
             (cols, rows)
         } else {

@@ -59,6 +59,7 @@ const WORTH_A_THREAD: usize = 1 << 15;
 struct Epilogue {
     bias: u32,
     activation: Activation,
+    half: bool,
 }
 
 impl Epilogue {
@@ -66,16 +67,20 @@ impl Epilogue {
         Ok(Self {
             bias: args.constant("BIAS")?,
             activation: Activation::ALL[args.constant("ACTIVATION")? as usize],
+            half: args.constant("C_HALF")? != 0,
         })
     }
 
     fn apply<R: Real>(&self, bias: &[R], c: &mut [R], place: [u32; 3], [m, n]: [usize; 2]) {
-        let nothing = self.bias == 0 && self.activation == Activation::None;
+        let nothing = self.bias == 0 && self.activation == Activation::None && !self.half;
         if nothing || m == 0 || n == 0 {
             return;
         }
         let [start, row, col] = place.map(|v| v as usize);
-        let finish = |value: &mut R, bias: R| *value = self.activation.apply(*value + bias);
+        let finish = |value: &mut R, bias: R| {
+            let whole = self.activation.apply(*value + bias);
+            *value = if self.half { whole.to_half() } else { whole };
+        };
         let bias_of = |i: usize, j: usize| match self.bias {
             1 => bias[j],
             2 => bias[i],
@@ -96,7 +101,7 @@ impl Epilogue {
                 let values = &mut values[..n];
                 match (self.bias, self.activation) {
                     // A loop of its own, for vectors.
-                    (1, Activation::None) => {
+                    (1, Activation::None) if !self.half => {
                         for (value, bias) in values.iter_mut().zip(bias) {
                             *value += *bias;
                         }

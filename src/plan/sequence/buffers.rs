@@ -319,8 +319,16 @@ fn level_states(
         return LevelStates { kept, ..beside };
     }
     let lanes = run.lanes();
+    let shape = [lanes * run.gate_rows(), run.slots(), hidden];
+    let gates = b.stored(
+        run.call().activations,
+        &format!("gates_{suffix}"),
+        &shape,
+        role,
+    );
+    let mut float = |name: &str, shape: &[usize]| b.float(&format!("{name}_{suffix}"), shape, role);
     LevelStates {
-        gates: float("gates", &[lanes * run.gate_rows(), run.slots(), hidden]),
+        gates,
         h: float("h", &[lanes * h_rows, output]),
         c: with_c.then(|| float("c", &[lanes * c_rows, hidden])),
         inner: spec

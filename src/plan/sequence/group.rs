@@ -246,7 +246,7 @@ impl<'a> Group<'a> {
             grid: shaped.grid,
             cost: sum(self
                 .steps_at(moment)
-                .map(|(at, m)| cost(spec, pass, at.count(&m), run.slots()))),
+                .map(|(at, m)| cost(spec, pass, at.count(&m), run.stored()))),
         })
     }
 

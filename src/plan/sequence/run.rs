@@ -7,9 +7,10 @@
 
 use std::ops::Range;
 
-use super::call::{Batch, Call, Mode, Order, check};
+use super::call::{Batch, Call, Mode, Order, check, check_activations};
 use super::lanes::{IN_TURN, Lanes, of_call};
 use super::spec::{LayerSpec, check_elements};
+use super::step::Stored;
 use super::strategy::{Strategy, choose};
 use crate::error::Result;
 use crate::kernels::step::Moment;
@@ -73,6 +74,7 @@ impl Run {
     pub fn new(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Self> {
         spec.check()?;
         check(spec, call)?;
+        check_activations(spec, call, target)?;
         let offsets = match &call.batch {
             Batch::Padded(_) => Vec::new(),
             Batch::Packed(sizes) => {
@@ -275,6 +277,14 @@ impl Run {
         match self.call.mode {
             Mode::Training => self.spec.cell.slots,
             Mode::Inference => self.spec.cell.gates,
+        }
+    }
+
+    /// What a row of `gates` takes.
+    pub(crate) fn stored(&self) -> Stored {
+        Stored {
+            slots: self.slots(),
+            precision: self.call.activations,
         }
     }
 

@@ -4,7 +4,7 @@ use super::BufferId;
 use super::buffers::{LevelStates, LevelWeights};
 use super::call::{Mode, Order};
 use super::run::{Place, Run, Segment};
-use super::spec::{LayerSpec, Level};
+use super::spec::{LayerSpec, Level, Precision};
 use crate::cell::{CellOption, Pass};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Binding, Constant};
@@ -129,7 +129,7 @@ impl At<'_> {
         let (run, spec) = (self.run, self.run.spec());
         let each = moments
             .iter()
-            .map(|m| cost(spec, pass, run.count(m.t), run.slots()));
+            .map(|m| cost(spec, pass, run.count(m.t), run.stored()));
         let total = sum(each);
         let again = moments.len().saturating_sub(1) * spec.width() * spec.output_size();
         Cost {
@@ -324,11 +324,20 @@ pub(crate) fn bindings(pass: &Pass, known: &[(&str, Option<BufferId>)]) -> Resul
     pass.kernel.bindings.iter().map(one).collect()
 }
 
+/// What a row of the gates takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    /// S
+    pub(crate) slots: usize,
+    pub(crate) precision: Precision,
+}
+
 /// The product, about ten operations for every gate of a unit, the weights once, and for each
 /// sequence one step of every other buffer.
-pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) -> Cost {
+pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, stored: Stored) -> Cost {
     let (hidden, output, width) = (spec.hidden_size, spec.output_size(), spec.width());
     let (mut weights, mut touched, mut length) = (0, 0, 1);
+    let mut activations = 0;
     for binding in pass.kernel.bindings {
         let times = if binding.access == Access::ReadWrite {
             2
@@ -356,7 +365,10 @@ pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) ->
                 continue;
             }
             "mask" => continue,
-            "gates" | "saved_gates" => slots * hidden,
+            "gates" | "saved_gates" => {
+                activations += times * count * stored.slots * hidden;
+                continue;
+            }
             "dgates" => spec.cell.gradient_slots * hidden,
             "dstate" => output + hidden * usize::from(spec.cell.cell_state),
             "y" | "dy" | "h" | "saved_h" | "outer" => output,
@@ -367,7 +379,9 @@ pub(crate) fn cost(spec: &LayerSpec, pass: &Pass, count: usize, slots: usize) ->
     let gates = count * width;
     Cost {
         flops: (2 * count * weights + 10 * gates) as u64,
-        bytes: (spec.precision.element().bytes(weights) + 4 * touched) as u64,
+        bytes: (spec.precision.element().bytes(weights)
+            + stored.precision.element().bytes(activations)
+            + 4 * touched) as u64,
         length,
     }
 }

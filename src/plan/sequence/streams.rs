@@ -10,8 +10,8 @@
 use super::buffers::{LevelWeights, Weights, blocks_forward, sizes};
 use super::call::check_sequences;
 use super::form::{Shape, Shaped, Way, plain, shaped};
-use super::spec::{LayerSpec, Level};
-use super::step::{bindings, constants, cost, numbers};
+use super::spec::{LayerSpec, Level, Precision};
+use super::step::{Stored, bindings, constants, cost, numbers};
 use super::strategy::{Strategy, choose};
 use super::{BufferId, Builder, Role};
 use crate::cell::Pass;
@@ -275,7 +275,11 @@ fn step(
         },
         grid: shaped.grid,
         cost: {
-            let cost = cost(spec, pass, count, spec.cell.gates);
+            let stored = Stored {
+                slots: spec.cell.gates,
+                precision: Precision::F32,
+            };
+            let cost = cost(spec, pass, count, stored);
             let of_input = 2 * count * spec.width() * level.input_size;
             crate::plan::Cost {
                 flops: cost.flops + of_input as u64,

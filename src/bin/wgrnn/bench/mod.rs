@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// What the kernels read of the weights
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
     precision: String,
+    /// How the activations of every step are stored; streams store none
+    #[arg(long, value_name = "NAME", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
+    activations: String,
     #[command(flatten)]
     choices: Choices,
     /// Measure for each shape what is fastest, and keep that in this file for the next time
@@ -98,6 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut shapes = shapes::load(args.shapes.as_deref())?;
     for shape in &mut shapes {
         shape.precision = crate::precision(&args.precision);
+        shape.activations = crate::precision(&args.activations);
     }
     let selected = select(args, &shapes)?;
     for path in [&args.json, &args.roofline, &args.tune]
@@ -201,6 +205,7 @@ fn settings(args: &Args, context: &Context, peaks: &Peaks) -> Value {
         "dispatch_us": rounded(peaks.dispatch * 1e6),
     });
     json!({
+        "activations": args.activations,
         "min_time_s": args.min_time,
         "budget_s": args.budget,
         "adapter": adapter,

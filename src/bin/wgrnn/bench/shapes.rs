@@ -40,6 +40,9 @@ pub(super) struct Shape {
     /// What `--precision` says.
     #[serde(skip)]
     pub(super) precision: Precision,
+    /// And `--activations`.
+    #[serde(skip)]
+    pub(super) activations: Precision,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -197,10 +200,11 @@ impl Shape {
             steps,
             batch: self.batch,
         };
-        match mode {
+        let call = match mode {
             Mode::Infer => Call::inference(size),
             Mode::Train => Call::training(size),
-        }
+        };
+        call.activations(self.activations)
     }
 
     /// The floating-point operations by which rates are stated, the same for every library: those of

@@ -6,7 +6,7 @@
 use wgrnn::check::{compare, tolerance};
 use wgrnn::ndarray::Axis;
 use wgrnn::rng::Rng;
-use wgrnn::{Context, Error, Layer, Program, Result, Sequence, Streams};
+use wgrnn::{Context, Error, Layer, Precision, Program, Result, Sequence, Streams};
 
 use super::shapes::{Group, Mode, Shape};
 
@@ -175,7 +175,11 @@ fn agree(
 ) -> Result<()> {
     let spec = shape.spec();
     let length = spec.width().max(spec.input_size).max(summed);
-    let limit = tolerance::layer(layer.context().dtype(), length, 0.0);
+    let rounding = match shape.activations {
+        Precision::F32 => 0.0,
+        Precision::F16 => tolerance::activations_f16(0.0),
+    };
+    let limit = tolerance::layer(layer.context().dtype(), length, 0.0) + rounding;
     let d = compare(got, want);
     if d.error > limit {
         let expected = format!("{name}[{}] within {limit:.1e} of {}", d.at, d.want);
