@@ -11,7 +11,7 @@ use wgrnn::check::{compare, tolerance};
 use wgrnn::kernels::gemm::Form;
 use wgrnn::ndarray::{ArrayView, IxDyn};
 use wgrnn::plan::sequence::{Levels, StepForm, Strategy};
-use wgrnn::plan::{DeviceKind, Force, Target};
+use wgrnn::plan::{Buffer, DeviceKind, Force, Target};
 use wgrnn::rng::Rng;
 use wgrnn::{Call, Context, Dtype, Error, Layer, LayerSpec, Precision, Result, Sequence, Size};
 
@@ -178,7 +178,7 @@ fn half_of_the_memory() -> Result<()> {
             .buffers()
             .iter()
             .filter(|b| b.name.starts_with("gates"));
-        found.next().map(|b| b.bytes())
+        found.next().map(Buffer::bytes)
     };
     assert_eq!(gates(&whole), Some(17 * 11 * 128 * 4));
     assert_eq!(gates(&half), Some(17 * 11 * 128 * 2));

@@ -8,7 +8,7 @@ use common::results::{assert_close, assert_same, everywhere, fill_inputs, result
 use wgrnn::plan::sequence::{Levels, StepForm, Strategy};
 use wgrnn::plan::{Buffer, Force, Step, Target};
 use wgrnn::rng::Rng;
-use wgrnn::{Call, Context, Gru, Layer, LayerSpec, Lstm, Order, Result, Rnn, Sequence, Size};
+use wgrnn::{Call, Context, Gru, Layer, LayerSpec, Lstm, Mode, Order, Result, Rnn, Sequence, Size};
 
 fn forced(context: &Context, way: (Strategy, StepForm), levels: Levels) -> Context {
     // Some sequences are cut.
@@ -26,25 +26,72 @@ fn ways() -> Vec<(Strategy, StepForm)> {
     [vec![(Strategy::Sequence, StepForm::Blocks)], steps.to_vec()].concat()
 }
 
-/// A layer whose levels can be side by side, and a call of it: every other one a stack.
-fn draw(seed: u64) -> Option<Config> {
-    let most = Most {
-        steps: 26,
-        batch: 9,
-        hidden: 20,
-    };
-    let mut config = Config::draw(seed, most);
-    config.spec.bidirectional = seed.is_multiple_of(2);
+const MOST: Most = Most {
+    steps: 26,
+    batch: 9,
+    hidden: 20,
+};
+
+/// A layer with two directions, and a call of it.
+fn both_directions(seed: u64) -> Option<Config> {
+    let mut config = Config::draw(seed, MOST);
+    config.spec.bidirectional = true;
     config.call.burn_in = 0;
-    if !config.spec.bidirectional {
-        config.spec.num_layers = config.spec.num_layers.max(2);
-    }
-    // The others may run in turn over the weights of levels side by side.
-    if seed % 4 < 2 {
-        config.call = config.call.orders(Order::TimeFirst, Order::TimeFirst);
+    if seed.is_multiple_of(2) {
         config.call.recompute = None;
     }
     config.spec.cell.side_by_side.then_some(config)
+}
+
+/// A stack of which some layers have steps at the same time, and a call of it; some run in turn over weights of
+/// layers side by side.
+fn stack(seed: u64) -> Option<Config> {
+    let mut cells = (0..).map(|k| Config::draw(seed + 100 * k, MOST));
+    let mut config = cells.find(|c| c.spec.cell.side_by_side)?;
+    let mut rng = Rng::new(seed);
+    let mut below = |most: u32| rng.below(most) as usize;
+    let (steps, batch) = (17 + below(20), 2 + below(7));
+    config.spec.bidirectional = false;
+    config.spec.num_layers = 2 + below(3);
+    config.spec.dropout = [0.0, 0.3][below(2)];
+    config.spec.dropout_seed = 7;
+    let training = Call::training(Size { steps, batch });
+    let falling: Vec<usize> = (0..steps)
+        .map(|t| batch - t * (batch - 1) / steps)
+        .collect();
+    let packed = Call::packed(&falling, Mode::Training);
+    let alone = Call::training(Size { steps, batch: 1 });
+    config.call = match seed % 8 {
+        0 => training,
+        1 => training.lengths().resets(),
+        2 => packed,
+        3 => packed.resets().accumulate(),
+        4 => alone.orders(
+            Order::BatchFirst,
+            [Order::TimeFirst, Order::BatchFirst][below(2)],
+        ),
+        5 => training.batch_first(),
+        6 => training.recompute(1 + below(steps as u32)),
+        _ => training.burn_in([steps, steps / 2][below(2)]),
+    };
+    config.lengths = (0..batch).map(|_| below(steps as u32 + 1) as i64).collect();
+    config.resets = (0..steps * batch).map(|_| below(5) == 0).collect();
+    Some(config)
+}
+
+/// The same call for inference.
+fn inference(config: &Config) -> Config {
+    let call = Call {
+        mode: Mode::Inference,
+        recompute: None,
+        burn_in: 0,
+        accumulate: false,
+        ..config.call.clone()
+    };
+    Config {
+        call,
+        ..config.clone()
+    }
 }
 
 /// Whether levels run together.
@@ -57,51 +104,100 @@ fn together(config: &Config, context: &Context) -> bool {
 fn run(config: &Config, context: &Context) -> Result<common::results::Values> {
     let (layer, sequence) = config.build(context)?;
     let mut rng = Rng::new(config.seed + 1);
+    let scale = 1.5 / (config.spec.hidden_size as f64).sqrt();
     for (_, weight) in layer.weights() {
-        fill(weight, &mut rng)?;
+        let values = fill(weight, &mut rng)?.into_iter().map(|v| scale * v);
+        weight.write_f64(&values.collect::<Vec<_>>())?;
     }
+    layer.prepare()?;
     if let Some(clock) = sequence.dropout_clock() {
         clock.write_uint(&[5])?;
     }
-    for (_, gradient) in sequence.gradients()? {
-        fill(&gradient, &mut rng)?;
+    if config.call.mode == Mode::Training {
+        for (_, gradient) in sequence.gradients()? {
+            fill(&gradient, &mut rng)?;
+        }
     }
     fill_inputs(&sequence, config.seed + 2)?;
     results(&sequence)
 }
 
-#[test]
-fn side_by_side_as_in_turn() -> Result<()> {
-    let mut compared = 0;
-    let mut side_by_side = [0, 0];
-    for config in seeds(40).filter_map(draw) {
-        for context in everywhere() {
-            for way in ways() {
-                let both = forced(&context, way, Levels::Together);
-                let kind = usize::from(config.spec.bidirectional);
-                side_by_side[kind] += usize::from(together(&config, &both));
-                let of = |levels| run(&config, &forced(&context, way, levels));
-                let (together, in_turn) = (of(Levels::Together)?, of(Levels::InTurn)?);
-                for (name, want) in &in_turn {
-                    let what = format!("seed {} {way:?}: {name}", config.seed);
-                    let got = &together[name];
-                    // The steps are the same sums. In a tile, and in products over a lane or some of its rows,
-                    // which may start at no multiple of 4 and be of another form, the order of the terms differs.
-                    let exact = config.spec.bidirectional
-                        && ["y", "hn", "cn"].contains(&name.as_str())
-                        && way.1 != StepForm::Tile;
-                    if exact {
-                        assert_same(&context, &what, got, want);
-                    } else if want.iter().all(|v| v.abs() < 1e3) {
-                        assert_close(&context, &what, got, want, 80);
-                    }
-                    compared += 1;
+/// Runs a call with its levels side by side and in turn on every device in every way. Returns in how many of
+/// these levels ran side by side.
+fn compared(config: &Config) -> Result<usize> {
+    let mut side_by_side = 0;
+    for context in everywhere() {
+        for way in ways() {
+            let [beside, in_turn] =
+                [Levels::Together, Levels::InTurn].map(|levels| forced(&context, way, levels));
+            side_by_side += usize::from(together(config, &beside));
+            let (got, want) = (run(config, &beside)?, run(config, &in_turn)?);
+            assert_eq!(got.len(), want.len());
+            for (name, want) in &want {
+                let what = format!("{config:?} {way:?}: {name}");
+                // The steps are the same sums. In a tile, and in products over a lane or some of its rows,
+                // which may start at no multiple of 4 and be of another form, the order of the terms differs.
+                let exact = config.spec.bidirectional
+                    && ["y", "hn", "cn"].contains(&name.as_str())
+                    && way.1 != StepForm::Tile;
+                if exact {
+                    assert_same(&context, &what, &got[name], want);
+                } else if want.iter().all(|v| v.abs() < 1e3) {
+                    assert_close(&context, &what, &got[name], want, 80);
                 }
             }
         }
     }
-    assert!(compared > 500, "{compared}");
-    assert!(side_by_side.iter().all(|n| *n > 30), "{side_by_side:?}");
+    Ok(side_by_side)
+}
+
+/// Of so many seeds how many calls there were, and how many ran levels side by side in every way.
+fn all_compared(count: u64, draw: fn(u64) -> Option<Config>) -> Result<[usize; 2]> {
+    let in_all = everywhere().len() * ways().len();
+    let mut found = [0, 0];
+    for config in seeds(count).filter_map(draw) {
+        for config in [inference(&config), config] {
+            found[0] += 1;
+            found[1] += usize::from(compared(&config)? == in_all);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn both_directions_as_in_turn() -> Result<()> {
+    let [all, together] = all_compared(20, both_directions)?;
+    assert!(all >= 12 && together * 4 >= all * 3, "{together} of {all}");
+    Ok(())
+}
+
+#[test]
+fn a_stack_as_in_turn() -> Result<()> {
+    let [all, together] = all_compared(16, stack)?;
+    assert!(all >= 32 && together * 4 >= all * 3, "{together} of {all}");
+    assert!(together < all, "all together");
+    Ok(())
+}
+
+/// Steps without gradients leave none, in a stack that could run side by side too.
+#[test]
+fn nothing_but_a_burn_in() -> Result<()> {
+    let size = Size {
+        steps: 20,
+        batch: 3,
+    };
+    for context in everywhere() {
+        let way = (Strategy::Steps, StepForm::Blocks);
+        let context = forced(&context, way, Levels::Together);
+        let layer = Layer::new(&context, Lstm::new(4, 7).num_layers(2).spec(), 1)?;
+        let sequence = layer.sequence(&Call::training(size).burn_in(20))?;
+        fill_inputs(&sequence, 3)?;
+        for (name, values) in results(&sequence)? {
+            if name.starts_with('d') {
+                assert!(values.iter().all(|v| *v == 0.0), "{name}");
+            }
+        }
+    }
     Ok(())
 }
 
@@ -157,7 +253,7 @@ fn half_of_the_dispatches() {
 /// T + (L − 1)·lag instead of L·T, or a dispatch for each part in which the same layers run.
 #[test]
 fn a_stack_on_a_diagonal() {
-    for (layers, lag, spans) in [(2, 15, 9), (3, 13, 12)] {
+    for (layers, lag, spans) in [(2, 15, 6), (3, 13, 6)] {
         let spec = Gru::new(5, 200).num_layers(layers).spec();
         for (call, passes) in [(Call::inference(LONG), 1), (Call::training(LONG), 2)] {
             let of = |levels, strategy| of_steps(&spec, &call, levels, strategy);
@@ -178,11 +274,11 @@ const LONG: Size = Size {
     batch: 3,
 };
 
-/// What is projected of a stack in inference is kept for some steps alone.
+/// What is projected of a stack in inference, and put out by its lower layers, is kept for some steps alone.
 #[test]
 fn a_stack_takes_less_memory() {
     let spec = Lstm::new(5, 40).num_layers(2).spec();
-    let gates = |levels| {
+    let found = |levels, part: &str| {
         let target = Target {
             force: Force {
                 levels: Some(levels),
@@ -191,14 +287,12 @@ fn a_stack_takes_less_memory() {
             ..Target::default()
         };
         let plan = Sequence::plan(&spec, &Call::inference(LONG), &target).unwrap();
-        let of_gates = plan
-            .buffers()
-            .iter()
-            .filter(|b| b.name.starts_with("gates"));
-        of_gates.map(Buffer::len).sum::<usize>()
+        let found = plan.buffers().iter().filter(|b| b.name.starts_with(part));
+        found.map(Buffer::len).sum::<usize>()
     };
-    assert_eq!(gates(Levels::InTurn), 2 * 100 * 3 * 160);
-    assert_eq!(gates(Levels::Together), 2 * 15 * 3 * 160);
+    assert_eq!(found(Levels::InTurn, "gates"), 2 * 100 * 3 * 160);
+    assert_eq!(found(Levels::Together, "gates"), 2 * 29 * 3 * 160);
+    assert_eq!(found(Levels::Together, "y of layers"), (29 + 100) * 3 * 40);
 }
 
 #[test]

@@ -488,7 +488,7 @@ const MANY: Size = Size {
 fn handed_on(sequence: &Sequence, layer: usize) -> Result<Vec<f64>> {
     // Layers that run side by side have theirs in one buffer.
     if let Ok(all) = sequence.program().named("y of layers") {
-        let of_layer = all.len() / all.shape()[0];
+        let of_layer = sequence.y().len();
         let values = all.read_f64()?;
         return Ok(values[layer * of_layer..(layer + 1) * of_layer].to_vec());
     }

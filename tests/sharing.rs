@@ -5,8 +5,8 @@ mod common;
 
 use common::config::fill;
 use wgrnn::ndarray::{Array2, Array3};
-use wgrnn::plan::sequence::{self as driver, BackwardArgs, Call, Ends, Run};
-use wgrnn::plan::{Builder, Matrix, Role};
+use wgrnn::plan::sequence::{self as driver, BackwardArgs, Call, Ends, Levels, Run};
+use wgrnn::plan::{Builder, Force, Matrix, Role};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Error, Gru, Lstm, Program, Result, Size};
 
@@ -126,9 +126,18 @@ fn announced_steps() -> Result<()> {
 /// fit is refused.
 #[test]
 fn the_driver_alone() -> Result<()> {
-    let context = Context::cpu();
+    for levels in Levels::ALL {
+        driver_alone(&Context::cpu().forcing(Force {
+            levels: Some(levels),
+            ..Force::default()
+        }))?;
+    }
+    Ok(())
+}
+
+fn driver_alone(context: &Context) -> Result<()> {
     let spec = Lstm::new(3, 5).num_layers(2).dropout(0.5).spec();
-    let layer = Lstm::new(3, 5).num_layers(2).build(&context)?;
+    let layer = Lstm::new(3, 5).num_layers(2).build(context)?;
     let call = Call::training(Size { steps: 4, batch: 2 });
     let planned = |clock: bool, y: usize, dy: usize, dcn: bool| -> Result<Vec<f32>> {
         let run = Run::new(&spec, &call, &context.target())?;
@@ -152,8 +161,8 @@ fn the_driver_alone() -> Result<()> {
             dx: true,
         };
         let gradients = driver::backward(&mut b, &run, &weights, &states, args)?.weights;
-        let program = Program::new(&context, b.finish(), &layer.bind(&weights))?;
-        for name in ["x", "dy"] {
+        let program = Program::new(context, b.finish(), &layer.bind(&weights))?;
+        for name in ["x", "dy", "dhn"] {
             let tensor = program.named(name)?;
             fill(tensor, &mut Rng::new(4))?;
         }

@@ -1,6 +1,6 @@
 //! The backward pass of a layer as steps of a plan.
 
-use super::buffers::{Place, States, Weights, of_layers};
+use super::buffers::{Part, States, Weights, of_layers};
 use super::forward::{Ends, Pass, drop_outputs, input};
 use super::group::Group;
 use super::run::{Block, Run, Segment};
@@ -83,7 +83,6 @@ pub fn backward(
     let per_level = gradients.len() / all;
     let levels: Vec<Level> = spec.levels().collect();
     let to = [Some(dh0), dc0];
-    let layers = run.rows() * spec.features();
     let pass = |level| Pass {
         run,
         weights,
@@ -105,7 +104,7 @@ pub fn backward(
             pass,
         })
     };
-    let dx = args.dx.then(|| Place {
+    let dx = args.dx.then(|| Part {
         buffer: b.float(
             "dx",
             &run.shape(run.call().input, spec.input_size),
@@ -120,14 +119,12 @@ pub fn backward(
         dc0,
     };
     if run.lag() > 0 {
-        let shape = [spec.num_layers, run.rows(), spec.features()];
-        let all = b.float("dy of layers", &shape, Role::Scratch);
-        let dys = of_layers(all, spec.num_layers, layers);
+        let dys = of_layers(b, run, "dy of layers", Role::Scratch);
+        let dy = stack::all(run, &dys);
         let mut of_stack: Vec<LevelBackward<'_>> = Vec::new();
         for (nth, of) in levels.iter().enumerate() {
             let below = nth.checked_sub(1).map_or(dx, |below| Some(dys[below]));
             let beside = of_stack.last().map(|back| back.work);
-            let dy = Output::new(all, None);
             of_stack.push(level(b, of, dy, below, beside)?);
         }
         stack::backward(b, &of_stack, args, &dys, to)?;
@@ -139,7 +136,7 @@ pub fn backward(
             None => dx,
             Some(below) => {
                 let shape = [run.rows(), spec.features()];
-                Some(Place {
+                Some(Part {
                     buffer: b.float(&format!("dy_l{below}"), &shape, Role::Scratch),
                     start: 0,
                 })
@@ -264,8 +261,8 @@ impl Gradients {
 pub(super) struct LevelBackward<'a> {
     pub(super) pass: Pass<'a>,
     x: Matrix,
-    dy: Output,
-    dx: Option<Place>,
+    pub(super) dy: Output,
+    dx: Option<Part>,
     gradients: Gradients,
     pub(super) work: LevelGradients,
     sums: Option<BufferId>,

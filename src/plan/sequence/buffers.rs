@@ -208,26 +208,30 @@ pub struct States {
     /// For each level.
     pub levels: Vec<LevelStates>,
     /// The output of each layer but the last, `[rows, D·P]` in the order of the input; where the layers run
-    /// side by side of all, one behind another.
-    pub outputs: Vec<Place>,
+    /// side by side of all, one behind another, in inference of those below the last one chunk.
+    pub outputs: Vec<Part>,
 }
 
-/// A buffer, and where in it something starts.
+/// A part of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Part {
     /// The buffer.
     pub buffer: BufferId,
-    /// The first element.
+    /// Its first element.
     pub start: usize,
 }
 
-/// So many values of each layer of a stack, one behind another in a buffer.
-pub(super) fn of_layers(buffer: BufferId, layers: usize, of_layer: usize) -> Vec<Place> {
-    let place = |layer| Place {
+/// The outputs of the layers of a stack, or their gradients, one behind another in a buffer.
+pub(super) fn of_layers(b: &mut Builder, run: &Run, name: &str, role: Role) -> Vec<Part> {
+    let (layers, features) = (run.spec().num_layers, run.spec().features());
+    let below = run.output_rows_below();
+    let rows = (layers - 1) * below + run.rows();
+    let buffer = b.float(name, &[rows, features], role);
+    let part = |layer| Part {
         buffer,
-        start: layer * of_layer,
+        start: layer * below * features,
     };
-    (0..layers).map(place).collect()
+    (0..layers).map(part).collect()
 }
 
 /// Adds the buffers of a forward pass.
@@ -266,11 +270,9 @@ pub fn states(b: &mut Builder, run: &Run) -> States {
     };
     let shape = [run.rows(), spec.features()];
     let outputs = if run.lag() > 0 {
-        let layers = spec.num_layers;
-        let all = b.float("y of layers", &[layers, shape[0], shape[1]], kept);
-        of_layers(all, layers, shape[0] * shape[1])
+        of_layers(b, run, "y of layers", kept)
     } else {
-        let between = (1..spec.num_layers).map(|k| Place {
+        let between = (1..spec.num_layers).map(|k| Part {
             buffer: b.float(&format!("y_l{}", k - 1), &shape, kept),
             start: 0,
         });

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::buffers::{Place, States, Weights};
+use super::buffers::{Part, States, Weights};
 use super::call::Order;
 use super::form::{Way, packing};
 use super::group::Group;
@@ -97,7 +97,7 @@ pub(super) fn drop_outputs(
     b: &mut Builder,
     run: &Run,
     clock: Option<BufferId>,
-    values: Place,
+    values: Part,
     layer: usize,
     rows: Range<usize>,
 ) -> Result<()> {
@@ -147,7 +147,7 @@ pub(super) fn input(run: &Run, ends: Ends, states: &States, level: &Level) -> Ma
             let below = states.outputs[below];
             Matrix {
                 offset: below.start,
-                ..Matrix::dense(below.buffer, run.rows(), run.spec().features())
+                ..Matrix::dense(below.buffer, run.output_rows_below(), run.spec().features())
             }
         }
     }

@@ -78,7 +78,7 @@ impl<'a> Group<'a> {
 
     /// All moments, cut where a level begins or ends, and at every multiple of the lag.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        let steps = self.levels.first().map_or(0, |at| at.segment.steps.len());
+        let steps = self.steps();
         let ends = (0..self.levels.len()).map(|k| steps + k * self.lag);
         let last = ends.clone().max().unwrap_or(0);
         let multiples = (0..last).step_by(self.lag.max(1)).take(match self.lag {
@@ -97,9 +97,17 @@ impl<'a> Group<'a> {
 
     /// The levels that have a step at a moment.
     fn running(&self, moment: usize) -> Range<usize> {
-        let runs = |k: &usize| self.at(*k, moment).is_some();
-        let first = (0..self.levels.len()).find(runs).unwrap_or(0);
-        first..first + (first..self.levels.len()).take_while(runs).count()
+        let (steps, all) = (self.steps(), self.levels.len());
+        if self.lag == 0 {
+            return 0..if moment < steps { all } else { 0 };
+        }
+        // From the first that is not yet through to the last that has begun.
+        let first = (moment + 1).saturating_sub(steps).div_ceil(self.lag);
+        first.min(all)..all.min(moment / self.lag + 1)
+    }
+
+    fn steps(&self) -> usize {
+        self.levels.first().map_or(0, |at| at.segment.steps.len())
     }
 
     /// The step of the k-th level at a moment.

@@ -7,13 +7,14 @@
 //! layers of T steps are T + (L − 1)·lag dispatches instead of L·T.
 //!
 //! The values of such levels stand in the same buffers, one level's behind another's, so that a kernel binds
-//! no more than for one; the workgroups' z says whose they are.
+//! no more than for one; the workgroups' z says whose they are. So they are all there at once, where levels in
+//! turn share scratch memory: in training the gradients of the gates and of the outputs of all layers.
 
 use super::call::{Batch, Mode, Order};
 use super::form::{Way, invocations_of_step, packing};
 use super::run::Run;
 use super::spec::{LayerSpec, Level};
-use super::strategy::{Strategy, team};
+use super::strategy::{Strategy, choose as strategy, team};
 use crate::plan::{DeviceKind, Target};
 
 /// How the levels of a layer are run.
@@ -42,7 +43,7 @@ impl Levels {
 ///
 /// It depends on the layer and the device, not on the call, since the weights are packed for it once. A call
 /// that cannot run them together, or gains nothing by it, runs them in turn over the same weights; its plan
-/// says so.
+/// says so. The spec is one that [`LayerSpec::check`] accepts.
 pub fn levels(spec: &LayerSpec, target: &Target) -> (Levels, String) {
     let (chosen, why) = by_rule(spec, target);
     match target.force.levels {
@@ -64,20 +65,24 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Levels, String) {
             let why = "on the CPU a level takes all threads";
             return (Levels::InTurn, why.to_owned());
         }
-        Ok(()) if target.kind == DeviceKind::Software && !spec.bidirectional && !small(spec) => {
-            let why = "an adapter on the CPU: a step takes longer than a dispatch";
+        Ok(()) if spec.bidirectional => "half of the dispatches, each with twice the work",
+        Ok(()) if target.kind == DeviceKind::Software && !gains_on_software(spec, target) => {
+            let why = "an adapter on the CPU, which a step of one layer keeps busy";
             return (Levels::InTurn, why.to_owned());
         }
-        Ok(()) if spec.bidirectional => "half of the dispatches, each with twice the work",
+        Ok(()) if strategy(spec, target).0 == Strategy::Sequence => {
+            "each layer behind the one below, in workgroups of its own"
+        }
         Ok(()) => "each layer behind the one below: fewer dispatches, each with more work",
     };
     (Levels::Together, why.to_owned())
 }
 
-/// Whether a stack's steps gain on a software adapter, measured on one with two cores: side by side a step of
-/// three layers of 256 units took 0.9 of the time in turn, one of two layers of 1024 units 1.1.
-fn small(spec: &LayerSpec) -> bool {
-    spec.width() * spec.output_size() <= 1 << 18
+/// Whether a stack gains on a software adapter, measured on one with two cores: side by side the steps of three
+/// layers of 256 units took 0.9 of the time in turn, those of two layers of 1024 units 1.1, and two layers of 32
+/// units that run all their steps in a dispatch 1.05 to 1.08.
+fn gains_on_software(spec: &LayerSpec, target: &Target) -> bool {
+    strategy(spec, target).0 == Strategy::Steps && spec.width() * spec.output_size() <= 1 << 18
 }
 
 fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
@@ -86,7 +91,9 @@ fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
     if lanes == 1 {
         return Err("there is one level".to_owned());
     }
-    if !cell.side_by_side || cell.forward.len() > 1 || cell.backward.len() > 1 {
+    let alone = cell.forward.len() == 1 && cell.backward.len() == 1;
+    let hands = cell.hands_on() || cell.hands_back();
+    if !cell.side_by_side || !alone || hands {
         return Err(format!(
             "the kernels of {} run one level at a time",
             cell.name
@@ -96,23 +103,33 @@ fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
         let Some(packed) = packing(spec, target, way) else {
             return Err("plain steps read weights where they are".to_owned());
         };
-        let of_lane = spec.precision.element().bytes(packed.len());
-        fits("packed weights", of_lane, lanes, target)?;
+        let of_lane = spec.precision.element().bytes(packed.len()) as u64;
+        fits(
+            "packed weights",
+            of_lane.saturating_mul(lanes as u64),
+            target,
+        )?;
     }
     Ok(())
 }
 
-/// Whether so many lanes of something fit a buffer.
-fn fits(what: &str, of_lane: usize, lanes: usize, target: &Target) -> Result<(), String> {
+/// Whether what is in bytes fits a buffer.
+fn fits(what: &str, bytes: u64, target: &Target) -> Result<(), String> {
     // Shaders count elements of four bytes in 32 bits.
     let most = target.buffer_bytes.min(u64::from(u32::MAX) * 4);
-    let needed = (of_lane as u64).saturating_mul(lanes as u64);
-    if needed <= most {
-        return Ok(());
+    match bytes <= most {
+        true => Ok(()),
+        false => Err(format!(
+            "the {what} of all levels are {bytes} bytes, and a buffer has at most {most}"
+        )),
     }
-    Err(format!(
-        "the {what} of {lanes} levels are {needed} bytes, and a buffer has at most {most}"
-    ))
+}
+
+/// The bytes of so many arrays of floats or words.
+fn bytes(arrays: usize, elements: usize) -> u64 {
+    (elements as u64)
+        .saturating_mul(arrays as u64)
+        .saturating_mul(4)
 }
 
 /// How many levels there are that could run side by side.
@@ -159,25 +176,41 @@ pub(super) fn of_call(run: &Run) -> (Lanes, Option<String>) {
     if lanes == 1 {
         return (IN_TURN, None);
     }
-    let lag = match (run.segments(false).len() > 1, spec.bidirectional) {
-        (true, _) => Err("segments share memory".to_owned()),
-        (_, true) => Ok(0),
-        (_, false) => lag(run, lanes),
+    let lag = if run.call().burn_in > 0 {
+        Err("some steps have no gradients".to_owned())
+    } else if run.segments(false).len() > 1 {
+        Err("segments share memory".to_owned())
+    } else if spec.bidirectional {
+        Ok(0)
+    } else {
+        lag(run, lanes)
     };
     let together = lag.and_then(|lag| {
         let together = Lanes { count: lanes, lag };
-        let sizes = run.clone().with_lanes(together).lane_sizes();
+        let run = run.clone().with_lanes(together);
+        let sizes = run.lane_sizes();
+        let words = run.table_words().saturating_add(run.rows());
+        fits("tables", bytes(1, words), target)?;
         for (what, elements) in [
             ("gates", sizes.gates.max(sizes.dgates)),
             ("states", sizes.h.max(sizes.c)),
-            ("outputs", run.rows().saturating_mul(spec.output_size())),
         ] {
-            fits(what, elements.saturating_mul(4), lanes, target)?;
+            fits(what, bytes(lanes, elements), target)?;
         }
+        // Those of directions stand beside each other in any case.
+        let of_stack = usize::from(lag > 0);
+        let rows = run.output_rows_below().saturating_mul(lanes - 1);
+        let elements = rows
+            .saturating_add(run.rows())
+            .saturating_mul(spec.output_size());
+        fits("outputs", bytes(of_stack, elements), target)?;
         Ok(together)
     });
     match together {
         Ok(together) => (together, None),
+        Err(why) if target.force.levels == Some(Levels::Together) => {
+            (IN_TURN, Some(format!("together was forced, but {why}")))
+        }
         Err(why) => (IN_TURN, Some(why)),
     }
 }
@@ -185,14 +218,19 @@ pub(super) fn of_call(run: &Run) -> (Lanes, Option<String>) {
 /// How many steps a layer of a stack runs behind the one below.
 ///
 /// Each of the ⌈T / lag⌉ projections of each of L layers is a dispatch, as is each of the T + (L − 1)·lag
-/// steps: together they are fewest at √(T·L / (L − 1)).
+/// steps: together they are fewest at √(T·L / (L − 1)). Where a dispatch has many steps, each of them takes a
+/// fourth of its time or so, and the lag is twice as long.
 fn lag(run: &Run, layers: usize) -> Result<usize, String> {
     let (call, steps) = (run.call(), run.steps());
     let batch_first = [call.input, call.output].contains(&Order::BatchFirst);
     if matches!(call.batch, Batch::Padded(_)) && batch_first && run.batch() > 1 {
         return Err("batch first, the rows of some steps are not neighbours".to_owned());
     }
-    let best = (steps as f64 * layers as f64 / (layers - 1) as f64).sqrt();
+    let of_dispatch = match run.strategy() {
+        Strategy::Steps => 1.0,
+        Strategy::Sequence => 4.0,
+    };
+    let best = (of_dispatch * steps as f64 * layers as f64 / (layers - 1) as f64).sqrt();
     let lag = (best.ceil() as usize).max(LEAST_LAG);
     if run.target().force.levels == Some(Levels::Together) {
         return Ok(lag.min(steps));
@@ -200,24 +238,27 @@ fn lag(run: &Run, layers: usize) -> Result<usize, String> {
     if steps < 2 * lag {
         return Err(format!("{steps} steps are too few to overlap"));
     }
-    let invocations = invocations(run);
-    if invocations >= run.target().groups * FULL {
-        return Err(format!(
-            "a step of one level has {invocations} invocations, enough for the device"
-        ));
-    }
-    Ok(lag)
+    enough_room(run, layers).map(|()| lag)
 }
 
-/// How many invocations a step of one level has.
-fn invocations(run: &Run) -> usize {
+/// Whether one layer leaves the device idle.
+fn enough_room(run: &Run, layers: usize) -> Result<(), String> {
     let (spec, target, batch) = (run.spec(), run.target(), run.batch());
-    match run.strategy() {
-        Strategy::Sequence => {
-            let team = team(spec, target, batch);
-            batch.div_ceil(team.tile) * team.threads
-        }
-        Strategy::Steps => invocations_of_step(spec, target, batch),
+    if run.strategy() == Strategy::Sequence {
+        let groups = batch.div_ceil(team(spec, target, batch).tile);
+        return match layers * groups <= target.groups {
+            true => Ok(()),
+            false => Err(format!(
+                "the workgroups of {layers} layers, {groups} of each, do not run at once"
+            )),
+        };
+    }
+    let invocations = invocations_of_step(spec, target, batch);
+    match invocations < target.groups * FULL {
+        true => Ok(()),
+        false => Err(format!(
+            "a step of one layer has {invocations} invocations, enough for the device"
+        )),
     }
 }
 
@@ -450,7 +491,7 @@ mod tests {
         };
         let (lanes, why) = run(&large, &Call::inference(many), &target);
         assert_eq!(lanes, IN_TURN);
-        let expected = "a step of one level has 524288 invocations, enough for the device";
+        let expected = "a step of one layer has 524288 invocations, enough for the device";
         assert_eq!(why.unwrap(), expected);
     }
 
@@ -467,7 +508,7 @@ mod tests {
         let (chosen, why) = levels(&spec, &with(weights - 1));
         assert_eq!(chosen, Levels::InTurn);
         let expected = format!(
-            "the packed weights of 2 levels are {weights} bytes, and a buffer has at most {}",
+            "the packed weights of all levels are {weights} bytes, and a buffer has at most {}",
             weights - 1
         );
         assert_eq!(why, expected);
@@ -477,6 +518,6 @@ mod tests {
         assert_eq!(run(&spec, &call, &with(gates)).0.count, 2);
         let (lanes, why) = run(&spec, &call, &with(gates - 1));
         assert_eq!(lanes, IN_TURN);
-        assert!(why.unwrap().starts_with("the gates of 2 levels"));
+        assert!(why.unwrap().starts_with("the gates of all levels"));
     }
 }

@@ -7,9 +7,11 @@
 //! ```
 //!
 //! A level is one direction of one layer. Levels may run side by side ([`Levels`]); a stack of which one layer
-//! runs behind the other projects its input, and what one layer hands to the next, some steps at a time. What a call is, and where the rows of a step stand, says
-//! [`Run`]; it alone knows padded from packed sequences, orders and segments. The driver knows a cell
-//! as data ([`crate::cell`]) and finds the buffers of its kernels by name.
+//! runs behind the other projects its input, and what one layer hands to the next, some steps at a time.
+//!
+//! What a call is, and where the rows of a step stand, says [`Run`]; it alone knows padded from packed
+//! sequences, orders and segments. The driver knows a cell as data ([`crate::cell`]) and finds the buffers of
+//! its kernels by name.
 
 mod backward;
 mod buffers;
@@ -33,7 +35,7 @@ use crate::kernels::pack::Blocks;
 use crate::kernels::transpose::transpose;
 
 pub use backward::{Backward, BackwardArgs, backward};
-pub use buffers::{LevelStates, LevelWeights, Place, States, Weights, states, weights};
+pub use buffers::{LevelStates, LevelWeights, Part, States, Weights, states, weights};
 pub use call::{Batch, Call, Mode, Order, Size};
 pub use form::StepForm;
 pub(crate) use form::Way;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::call::{Batch, Call, Mode, Order, check, check_activations};
 use super::lanes::{IN_TURN, Lanes, of_call};
-use super::spec::{LayerSpec, check_elements};
+use super::spec::{LayerSpec, Level, check_elements};
 use super::step::Stored;
 use super::strategy::{Strategy, choose};
 use crate::error::Result;
@@ -237,10 +237,25 @@ impl Run {
     /// The rows of `gates`, which of a stack whose layers run side by side without being kept has those of a
     /// chunk.
     pub(crate) fn gate_rows(&self) -> usize {
-        let chunks = (0..).map_while(|nth| self.chunk(nth));
-        match self.chunk_of(0) {
-            Some(_) => chunks.map(|steps| self.rows_of(steps)).max().unwrap_or(0),
-            None => self.most_rows,
+        // Later steps have no more sequences.
+        let first = self.chunk_of(0);
+        first.map_or(self.most_rows, |steps| self.rows_of(steps))
+    }
+
+    /// And those of the output of a layer below.
+    pub(crate) fn output_rows_below(&self) -> usize {
+        let first = self.chunk_of(0);
+        first.map_or_else(|| self.rows(), |steps| self.rows_of(steps))
+    }
+
+    /// The rows of a step in the output of a level, in an order.
+    pub(crate) fn output_place(&self, level: &Level, order: Order, t: usize) -> Place {
+        let place = self.place(order, t);
+        let below = level.layer + 1 < self.spec.num_layers;
+        let before = self.chunk_of(t).filter(|_| below).map(|c| c.start);
+        Place {
+            start: place.start - before.map_or(0, |t| self.place(order, t).start),
+            ..place
         }
     }
 

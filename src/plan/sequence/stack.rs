@@ -6,7 +6,7 @@
 //! need of that order, such as the gradients of the weights, comes before or behind all steps.
 
 use super::backward::{BackwardArgs, LevelBackward};
-use super::buffers::Place;
+use super::buffers::Part;
 use super::forward::{Ends, Pass, drop_outputs, input};
 use super::group::Group;
 use super::run::{Block, Run};
@@ -26,12 +26,17 @@ fn chunks_at(run: &Run, moment: usize) -> impl Iterator<Item = (usize, Block)> {
     })
 }
 
-/// The values of all layers.
-fn of_layers(run: &Run, places: &[Place]) -> Output {
+/// The outputs of all layers, or their gradients.
+pub(super) fn all(run: &Run, parts: &[Part]) -> Output {
     Output {
-        of_layer: run.rows() * run.spec().features(),
-        ..Output::new(places[0].buffer, Some(run.call().input))
+        of_layer: run.output_rows_below() * run.spec().features(),
+        ..Output::new(parts[0].buffer, Some(run.call().input))
     }
+}
+
+fn copy_rows(b: &mut Builder, run: &Run, from: Part, to: Part) -> Result<()> {
+    let len = run.rows() * run.spec().features();
+    copy(b, (from.buffer, from.start), (to.buffer, to.start), len)
 }
 
 /// Adds the forward pass of all layers.
@@ -42,7 +47,7 @@ pub(super) fn forward(b: &mut Builder, passes: &[Pass<'_>], ends: Ends) -> Resul
     }
     let levels: Vec<At<'_>> = passes.iter().map(|pass| pass.at(pass.whole())).collect();
     let group = Group::new(&levels, run.lag());
-    let y = of_layers(run, &states.outputs);
+    let y = all(run, &states.outputs);
     group.tables(b, y, false)?;
     for span in group.spans() {
         for (layer, rows) in chunks_at(run, span.moments.start) {
@@ -52,6 +57,15 @@ pub(super) fn forward(b: &mut Builder, passes: &[Pass<'_>], ends: Ends) -> Resul
                 drop_outputs(b, run, ends.clock, values, below, some)?;
             }
             let pass = &passes[layer];
+            let of_x = match layer {
+                0 => rows.whole,
+                // Of which there may be one chunk alone.
+                _ => rows.local,
+            };
+            let rows = Block {
+                whole: of_x,
+                ..rows
+            };
             pass.project(b, input(run, ends, states, pass.level), rows)?;
         }
         group.forward(b, span.moments, y, run.training(), false)?;
@@ -60,7 +74,11 @@ pub(super) fn forward(b: &mut Builder, passes: &[Pass<'_>], ends: Ends) -> Resul
         pass.store(b, pass.whole(), true)?;
     }
     let last = states.outputs[passes.len() - 1];
-    copy(b, (last.buffer, last.start), (ends.y, 0), y.of_layer)
+    let to = Part {
+        buffer: ends.y,
+        start: 0,
+    };
+    copy_rows(b, run, last, to)
 }
 
 /// Adds the way back of all layers; `dys` are the gradients of their outputs.
@@ -68,13 +86,16 @@ pub(super) fn backward(
     b: &mut Builder,
     layers: &[LevelBackward<'_>],
     args: BackwardArgs,
-    dys: &[Place],
+    dys: &[Part],
     to: [Option<BufferId>; 2],
 ) -> Result<()> {
     let run = layers[0].pass.run;
-    let dy = of_layers(run, dys);
-    let last = dys[layers.len() - 1];
-    copy(b, (args.dy, 0), (last.buffer, last.start), dy.of_layer)?;
+    let dy = layers[0].dy;
+    let from = Part {
+        buffer: args.dy,
+        start: 0,
+    };
+    copy_rows(b, run, from, dys[layers.len() - 1])?;
     for back in layers {
         back.begin(b, args)?;
     }

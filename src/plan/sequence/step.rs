@@ -216,7 +216,7 @@ impl At<'_> {
         let gates_at = run.gates_place(segment, t);
         let column = usize::from(self.level.reverse) * output;
         let (y_start, y_row) = y.order.map_or((0, output), |order| {
-            let whole = run.place(order, t);
+            let whole = run.output_place(self.level, order, t);
             (whole.start * features + column, whole.row * features)
         });
         let y_start = y.start_of(self.level) + y_start;
