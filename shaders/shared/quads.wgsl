@@ -71,7 +71,7 @@ fn term_count() -> u32 {
 }
 
 fn sequence_count() -> u32 {
-    return min(mask[0], params.count);
+    return min(mask[params.mask_start], params.count);
 }
 
 fn operand(n: u32, row: u32, term: u32) -> f32 {

@@ -154,7 +154,7 @@ fn bias_start() -> u32 {
 
 fn row_count() -> u32 {
     if STREAM != 0u {
-        return min(mask[0], step.count);
+        return min(mask[step.mask_start], step.count);
     }
     return step.count;
 }
@@ -193,7 +193,7 @@ fn reset_next(n: u32) -> bool {
 // Where a sequence's h before the step stands. Resets were done when it was written.
 fn h_before(n: u32) -> u32 {
     if STREAM != 0u {
-        let stream = mask[n + 1u];
+        let stream = mask[step.mask_start + n + 1u];
         return ((stream & 1u) * step.streams + (stream >> 1u)) * step.output;
     }
     return step.h_from + n * step.h_row;
@@ -202,7 +202,7 @@ fn h_before(n: u32) -> u32 {
 // Where h after the step goes.
 fn h_after(n: u32) -> u32 {
     if STREAM != 0u {
-        let stream = mask[n + 1u];
+        let stream = mask[step.mask_start + n + 1u];
         return ((1u - (stream & 1u)) * step.streams + (stream >> 1u)) * step.output;
     }
     if n < step.next_count {
@@ -214,14 +214,14 @@ fn h_after(n: u32) -> u32 {
 // Where c before the step stands; a reset is still to be done.
 fn c_before(n: u32) -> u32 {
     if STREAM != 0u {
-        return (mask[n + 1u] >> 1u) * step.hidden;
+        return (mask[step.mask_start + n + 1u] >> 1u) * step.hidden;
     }
     return step.c_from + n * step.c_row;
 }
 
 fn c_after(n: u32) -> u32 {
     if STREAM != 0u {
-        return (mask[n + 1u] >> 1u) * step.hidden;
+        return (mask[step.mask_start + n + 1u] >> 1u) * step.hidden;
     }
     if n < step.next_count {
         return step.c_next + n * step.c_row;

@@ -273,7 +273,8 @@ fn filled(plan: Plan, [batch, hidden]: [usize; 2], rng: &mut Rng) -> Sample {
                     .map(|stream| 2 * stream + rng.below(2))
                     .collect();
                 list.insert(0, count);
-                (id, Data::Uint(list))
+                // Both lists are the same.
+                (id, Data::Uint(list.repeat(2)))
             }
             (Element::Uint, _) => {
                 let mut words: Vec<u32> = (0..len).map(|_| rng.below(4)).collect();

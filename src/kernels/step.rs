@@ -490,7 +490,7 @@ impl<'a> Rows<'a> {
     /// How many sequences have this step.
     pub fn count(&self) -> usize {
         match self.stream {
-            true => (self.mask[0].min(self.p.count)) as usize,
+            true => (self.mask[self.p.mask_start as usize].min(self.p.count)) as usize,
             false => self.p.count as usize,
         }
     }
@@ -516,7 +516,7 @@ impl<'a> Rows<'a> {
     }
 
     fn stream_at(&self, n: usize) -> (usize, usize) {
-        let entry = self.mask[n + 1] as usize;
+        let entry = self.mask[self.p.mask_start as usize + n + 1] as usize;
         (entry >> 1, entry & 1)
     }
 

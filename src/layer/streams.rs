@@ -7,7 +7,7 @@ use ndarray::{Array2, Array3, ArrayView2};
 use super::{Layer, State};
 use crate::error::{Error, Result};
 use crate::plan::Builder;
-use crate::plan::sequence::{self as driver, LayerSpec, StreamStates};
+use crate::plan::sequence::{self as driver, LayerSpec, STEPS, StreamStates};
 use crate::program::Program;
 use crate::tensor::Tensor;
 
@@ -38,6 +38,10 @@ struct Shared {
     halves: Vec<bool>,
     /// The streams of the step that was announced and has not run.
     announced: Option<Vec<usize>>,
+    /// What stands in the lists on the device.
+    lists: [Vec<u32>; 2],
+    /// Which of them has the latest streams that were announced.
+    latest: usize,
 }
 
 impl Streams {
@@ -60,6 +64,8 @@ impl Streams {
             shared: Mutex::new(Shared {
                 halves: vec![false; count],
                 announced: None,
+                lists: [Vec::new(), Vec::new()],
+                latest: 0,
             }),
         };
         streams.prepare()?;
@@ -71,7 +77,7 @@ impl Streams {
         self.count
     }
 
-    /// The plan and its memory; its sections are `prepare` and `step`.
+    /// The plan and its memory; its sections are `prepare` and [`STEPS`].
     pub fn program(&self) -> &Program {
         &self.program
     }
@@ -131,18 +137,32 @@ impl Streams {
         for (entry, &stream) in list[1..].iter_mut().zip(streams) {
             *entry = 2 * stream as u32 + u32::from(shared.halves[stream]);
         }
-        self.program.tensor(self.states.list).write_uint(&list)?;
+        // The other list first: by turns they say the same again.
+        let known = [1 - shared.latest, shared.latest].into_iter();
+        let known = known.clone().find(|&which| shared.lists[which] == list);
+        let which = known.unwrap_or(1 - shared.latest);
+        if known.is_none() {
+            let lists = self.program.tensor(self.states.list);
+            shared.lists[which].clear();
+            lists.rows(which..which + 1)?.write_uint(&list)?;
+            shared.lists[which] = list;
+        }
+        shared.latest = which;
         shared.announced = Some(streams.to_vec());
         Ok(())
     }
 
     /// Does the announced step by `run`; if that works, the states are in the other halves of h.
-    fn announced(&self, shared: &mut Shared, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn announced(
+        &self,
+        shared: &mut Shared,
+        run: impl FnOnce(&'static str) -> Result<()>,
+    ) -> Result<()> {
         let Some(streams) = &shared.announced else {
             let expected = "announced by Streams::advance, each anew";
             return Err(Error::value("Streams", "step", expected, "none"));
         };
-        run()?;
+        run(STEPS[shared.latest])?;
         for &stream in streams {
             shared.halves[stream] = !shared.halves[stream];
         }
@@ -156,7 +176,7 @@ impl Streams {
     /// # Errors
     /// If no step is announced, or the device fails.
     pub fn run_step(&self) -> Result<()> {
-        self.announced(&mut self.lock(), || self.program.run("step"))
+        self.announced(&mut self.lock(), |step| self.program.run(step))
     }
 
     /// Records the step that [`Self::advance`] announced into the host's encoder.
@@ -165,7 +185,7 @@ impl Streams {
     /// If no step is announced, or the layer is on the CPU.
     #[cfg(feature = "gpu")]
     pub fn record_step(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.announced(&mut self.lock(), || self.program.record(encoder, "step"))
+        self.announced(&mut self.lock(), |step| self.program.record(encoder, step))
     }
 
     /// Advances some streams by a step and waits for their outputs: `x` is `[n, I]`, the result
@@ -184,7 +204,7 @@ impl Streams {
         let rows = 0..streams.len();
         let values: Vec<f32> = x.iter().copied().collect();
         self.x().rows(rows.clone())?.write(&values)?;
-        self.announced(&mut shared, || self.program.run("step"))?;
+        self.announced(&mut shared, |step| self.program.run(step))?;
         let shape = (streams.len(), self.spec.output_size());
         Array2::from_shape_vec(shape, self.y().rows(rows)?.read()?)
             .map_err(|e| Error::shape(OP, "y", expected, e.to_string()))

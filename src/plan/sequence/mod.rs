@@ -48,7 +48,7 @@ pub(crate) use sampled::Sampled;
 pub use spec::{LayerSpec, Level, Precision};
 pub use strategy::{Strategy, choose};
 pub(crate) use streams::sample as sample_stream;
-pub use streams::{StreamStates, streams};
+pub use streams::{STEPS, StreamStates, streams};
 
 /// Adds the packing of the weights, needed whenever they have changed.
 ///

@@ -26,8 +26,8 @@ use crate::plan::{DeviceKind, Dispatch, Grid, Target};
 /// The buffers of a layer's streams.
 #[derive(Debug, Clone)]
 pub struct StreamStates {
-    /// `[1 + streams]`, integer: how many streams advance, then for each twice its number plus which
-    /// half of h has its state.
+    /// `[2, 1 + streams]`, integer: two lists, one for each of the [`STEPS`]; how many streams advance, then for
+    /// each twice its number plus which half of h has its state.
     pub list: BufferId,
     /// `[streams, I]`: the inputs of those that advance, in the order of the list.
     pub x: BufferId,
@@ -42,8 +42,12 @@ pub struct StreamStates {
     between: Option<BufferId>,
 }
 
-/// Adds the buffers of `count` streams, a section `prepare` that packs the weights, and a section
-/// `step`.
+/// The sections of a step by the first and by the second list: streams that advance again and again take them by
+/// turns, and no list has to be written.
+pub const STEPS: [&str; 2] = ["step", "step by the second list"];
+
+/// Adds the buffers of `count` streams, a section `prepare` that packs the weights, and the sections
+/// [`STEPS`].
 ///
 /// # Errors
 /// If the layer has two directions, `count` is 0 or the arrays are too large.
@@ -63,10 +67,12 @@ pub fn streams(
             crate::kernels::transpose::transpose(b, from, to)?;
         }
     }
-    b.section("step");
-    for level in spec.levels() {
-        for pass in spec.cell.forward {
-            step(b, spec, &level, count, weights, &states, pass)?;
+    for (list, section) in STEPS.into_iter().enumerate() {
+        b.section(section);
+        for level in spec.levels() {
+            for pass in spec.cell.forward {
+                step(b, spec, &level, [count, list], weights, &states, pass)?;
+            }
         }
     }
     Ok(states)
@@ -98,7 +104,7 @@ fn check(spec: &LayerSpec, count: usize) -> Result<()> {
 
 fn buffers(b: &mut Builder, spec: &LayerSpec, count: usize) -> StreamStates {
     let (hidden, output) = (spec.hidden_size, spec.output_size());
-    let list = b.uint("streams", &[1 + count], Role::Input);
+    let list = b.uint("streams", &[STEPS.len(), 1 + count], Role::Input);
     let x = b.float("x", &[count, spec.input_size], Role::Input);
     let y = b.float("y", &[count, output], Role::Output);
     let mut states = StreamStates {
@@ -205,7 +211,7 @@ fn step(
     b: &mut Builder,
     spec: &LayerSpec,
     level: &Level,
-    count: usize,
+    [count, list]: [usize; 2],
     weights: &Weights,
     states: &StreamStates,
     pass: &Pass,
@@ -267,6 +273,7 @@ fn step(
         bindings: &bindings(pass, &known)?,
         params: StepParams {
             count: index(op, count)?,
+            mask_start: index(op, list * (1 + count))?,
             streams: index(op, count)?,
             input: index(op, level.input_size)?,
             y_row: index(op, output)?,
@@ -304,5 +311,7 @@ pub(crate) fn sample(b: &mut Builder, spec: &LayerSpec, count: usize, pass: &Pas
         reverse: false,
         input_size: spec.input_size,
     };
-    step(b, &spec, &level, count, &weights, &states, pass)
+    // Some samples by the second list.
+    let which = [count, count % 2];
+    step(b, &spec, &level, which, &weights, &states, pass)
 }
