@@ -9,7 +9,8 @@
 //!
 //! After the imports the literals of named constants (`const TILE: u32 = 16u;`) are replaced by the
 //! values that a step asks for. A bound is an integer or such a constant. Alternatives let types depend on
-//! a constant; `enable f16;` may stand among them and moves to the front; loops that are written out give names to variables that must stay in registers, and have
+//! a constant; `enable f16;` may stand among them as a line, and moves to the front. Loops that are written out
+//! give names to variables that must stay in registers, and have
 //! no bounds for a driver to check. Both nest. The rest of a file is plain WGSL with defaults in it.
 
 use std::ops::Range;
@@ -35,7 +36,7 @@ const SHARED: &[(&str, &str)] = &[
     ("tile", include_str!("../shaders/shared/tile.wgsl")),
 ];
 
-const ENABLE_F16: &str = "enable f16;\n";
+const ENABLE_F16: &str = "enable f16;";
 
 /// The complete WGSL of the kernel `name`: its file `wgsl` with `constants` written into it.
 ///
@@ -54,10 +55,12 @@ pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String>
         let mut out = String::with_capacity(text.len());
         expand(&text, &lines, &mut out)?;
         // A directive has to stand before everything else.
-        Ok(match out.contains(ENABLE_F16) {
-            true => format!("{ENABLE_F16}{}", out.replace(ENABLE_F16, "")),
-            false => out,
-        })
+        let (directives, rest): (Vec<&str>, Vec<&str>) =
+            out.lines().partition(|line| *line == ENABLE_F16);
+        match directives.first() {
+            Some(directive) => Ok([&[*directive], &rest[..], &[""]].concat().join("\n")),
+            None => Ok(out),
+        }
     };
     written().map_err(|reason| Error::Compose {
         kernel: name.to_owned(),
@@ -176,6 +179,18 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.matches("fn flat_index").count(), 1);
+    }
+
+    #[test]
+    fn directives_move_to_the_front() {
+        let wgsl = "const A: u32 = 0u;\n#if A\nenable f16;\n#end\n// enable f16;\nfn f() {}\n";
+        let with = compose("k", wgsl, &[("A", 1)]).unwrap();
+        assert_eq!(
+            with,
+            "enable f16;\nconst A: u32 = 1u;\n// enable f16;\nfn f() {}\n"
+        );
+        let without = compose("k", wgsl, &[]).unwrap();
+        assert_eq!(without, "const A: u32 = 0u;\n// enable f16;\nfn f() {}\n");
     }
 
     #[test]

@@ -9,17 +9,22 @@ use wgrnn::kernels::copy::copy;
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::plan::{Builder, Cost, Dispatch, Grid, Plan, Role};
 use wgrnn::rng::Rng;
-use wgrnn::{Context, Layer, Program, Result, Sequence, Size, Tensor};
+use wgrnn::{Call, Context, Layer, Precision, Program, Result, Sequence, Size, Tensor};
 
 /// A training sequence with random input. T · N is above the rows that one reduction sums, so that
 /// scratch buffers share memory.
 fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
+    in_precision(context, cell, Precision::F32)
+}
+
+fn in_precision(context: &Context, cell: &'static Cell, stored: Precision) -> Result<Sequence> {
     let spec = LayerSpec::new(cell, 4, 9);
     let size = Size {
         steps: 24,
         batch: 3,
     };
-    let sequence = Layer::new(context, spec, 3)?.training(size)?;
+    let call = Call::training(size).activations(stored);
+    let sequence = Layer::new(context, spec, 3)?.sequence(&call)?;
     let mut rng = Rng::new(1);
     // With a gradient of the final state, as otherwise some of the backward pass would work on zeros.
     for tensor in [sequence.x(), sequence.dy()?, sequence.dhn()?] {
@@ -133,6 +138,24 @@ fn a_wrong_gate_order_is_named() -> Result<()> {
         assert_eq!(first.buffer, "gates_l0");
         // The backward pass starts from the same numbers on both sides: it is not to blame.
         assert_eq!(lockstep(sequence.program(), "backward")?.first, None);
+    }
+    Ok(())
+}
+
+/// Numbers that are almost the same may be rounded up and down.
+#[test]
+fn activations_in_16_bits_agree() -> Result<()> {
+    for context in common::results::everywhere() {
+        if !context.target().f16 && context.is_gpu() {
+            continue;
+        }
+        for cell in [&cell::LSTM_PEEPHOLE, &cell::GRU, &cell::RNN_TANH] {
+            let sequence = in_precision(&context, cell, Precision::F16)?;
+            for section in ["forward", "backward"] {
+                let report = lockstep(sequence.program(), section)?;
+                assert_eq!(report.first, None, "{} {section}", cell.name);
+            }
+        }
     }
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! reads what it should have written shows; behind every buffer stand guard cells, inside the
 //! binding, that must survive.
 
+use std::ops::Range;
+
 use super::{Outcome, compare, tolerance};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -71,7 +73,8 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
         let len = buffer.len() - GUARD;
         let intact = got[len..] == want[len..];
         let fits = |v: &f64| v.is_nan() || v.to_half() == *v;
-        let rounded = !rounds(plan, id) || want[..len].iter().chain(&got[..len]).all(fits);
+        let rounding = rounding(plan, steps.clone(), id);
+        let rounded = rounding == 0.0 || want[..len].iter().chain(&got[..len]).all(fits);
         let error = if intact && rounded {
             compare(&got[..len], &want[..len]).error
         } else {
@@ -81,12 +84,6 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
             buffer.name.clone()
         } else {
             format!("{} (guard cells overwritten)", buffer.name)
-        };
-        // Results that are almost the same may be rounded up and down.
-        let rounding = if rounds(plan, id) {
-            2.0 * tolerance::UNIT_F16
-        } else {
-            0.0
         };
         outcomes.push(Outcome::new(context, &case, name, error, limit + rounding));
     }
@@ -131,14 +128,18 @@ fn run(context: &Context, sample: Sample) -> Result<Program> {
     Ok(program)
 }
 
-/// Whether some step stores what it computes as 16-bit floats in a buffer.
-fn rounds(plan: &Plan, id: BufferId) -> bool {
-    let bound = plan
-        .steps()
+/// What is added to the tolerance of a buffer for what some steps compute and store there as 16-bit floats, else 0:
+/// results that are almost the same may be rounded up and down.
+pub(crate) fn rounding(plan: &Plan, steps: Range<usize>, id: BufferId) -> f64 {
+    let bound = plan.steps()[steps]
         .iter()
         .flat_map(|s| s.bindings.iter().zip(s.kernel.bindings));
     let mut own = bound.filter(|(of, _)| **of == id);
-    plan.buffer(id).element == Element::Half && own.any(|(_, b)| b.f16)
+    let half = plan.buffer(id).element == Element::Half;
+    match half && own.any(|(_, b)| b.f16 && b.access != Access::Read) {
+        true => 2.0 * tolerance::UNIT_F16,
+        false => 0.0,
+    }
 }
 
 /// Every buffer that some step writes.

@@ -15,7 +15,11 @@
 //! over T steps, whose buffers hold all T of them, this grows with T²: some hundred steps take
 //! seconds; for longer sequences plan a shorter one of the same layer.
 
-use super::{Difference, Outcome, compare, kernels::values, tolerance};
+use super::{
+    Difference, Outcome, compare,
+    kernels::{rounding, values},
+    tolerance,
+};
 use crate::context::Context;
 use crate::error::Result;
 use crate::kernel::{Access, Element};
@@ -186,11 +190,12 @@ impl<'a> Pair<'a> {
         self.program.run_steps(at..at + 1)?;
         self.twin.run_steps(at..at + 1)?;
 
-        let tolerance = tolerance::kernel(self.program.context().dtype(), step.cost.length);
+        let limit = tolerance::kernel(self.program.context().dtype(), step.cost.length);
         let mut errors = Vec::new();
         for (&id, before) in changed.iter().zip(before) {
             let got = values(self.program.tensor(id))?;
             let want = values(self.twin.tensor(id))?;
+            let tolerance = limit + rounding(plan, at..at + 1, id);
             if let Some(d) = difference(&before, &got, &want) {
                 errors.push(StepError {
                     step: at,

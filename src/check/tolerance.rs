@@ -49,10 +49,10 @@ pub fn weights_f16(sensitivity: f64) -> f64 {
 }
 
 /// How far two layers may be from each other that both store activations in 16-bit floats, beside what
-/// [`layer`] allows: 4 max(u₁₆, κ). Both round the same numbers but for those that lie next to the middle
-/// between two 16-bit floats, which may go up in one and down in the other; then they differ by 2 u₁₆. The
-/// `sensitivity` κ is how far the exact result moves, relative to its largest value, when all are rounded,
-/// which is more than the few that go apart move it.
+/// [`layer`] allows: 4 max(u₁₆, κ). Both round the same numbers; where these lie next to the middle between two
+/// 16-bit floats, or on a device that does not round to the nearest, which WGSL allows, they may go up in one and
+/// down in the other and then differ by 2 u₁₆. The `sensitivity` κ is how far the exact result moves, relative to
+/// its largest value, when all are rounded, each by up to u₁₆.
 pub fn activations_f16(sensitivity: f64) -> f64 {
     (4.0 * UNIT_F16.max(sensitivity)).min(CAP_F16)
 }

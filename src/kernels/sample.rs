@@ -226,8 +226,9 @@ fn layer(cell: &'static Cell, hidden: usize, rng: &mut Rng) -> LayerSpec {
 
 /// Three steps, with one of the things that a call may have.
 fn call(spec: &LayerSpec, batch: usize, mode: Mode, rng: &mut Rng) -> Call {
-    // Those of other cells store floats alone.
-    let can_halve = spec.cell.forms[0].is_some();
+    let gates = |pass: &Pass| pass.kernel.bindings.iter().find(|b| b.name == "gates");
+    let mut gates = spec.cell.forward.iter().filter_map(gates);
+    let can_halve = gates.all(|b| b.takes(Element::Half));
     let size = Size { steps: 3, batch };
     let padded = match mode {
         Mode::Training => Call::training(size),

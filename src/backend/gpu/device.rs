@@ -318,7 +318,10 @@ impl Gpu {
                 needs: format!("a device whose subgroups have {lanes} invocations or more"),
             });
         }
-        let mut halves = kernel.bindings.iter().filter_map(|b| b.half);
+        let mut halves = kernel
+            .bindings
+            .iter()
+            .filter_map(|b| b.half.filter(|_| !b.f16));
         if halves.any(|name| constants.contains(&(name, 1))) && !self.unpacks() {
             return Err(Error::Unsupported {
                 op: kernel.name,

@@ -14,7 +14,7 @@
 //! without L.
 
 use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::{Mode, Size};
+use wgrnn::{Mode, Precision, Size};
 
 /// What a device did at most, as [`bench`](super::bench) measured it or a user says.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +74,14 @@ impl Work {
             bytes: 4.0 * (m * k + m * n) + size * k * n,
         }
     }
+
+    /// The same with results of so many bytes.
+    fn into(self, m: f64, n: f64, size: f64) -> Self {
+        Self {
+            bytes: self.bytes + (size - 4.0) * m * n,
+            ..self
+        }
+    }
 }
 
 /// The floor of a call, in seconds.
@@ -85,12 +93,19 @@ pub(crate) struct Floor {
     pub(crate) work: f64,
 }
 
-/// The floor of a layer's calls.
-pub(crate) fn floor(spec: &LayerSpec, size: Size, mode: Mode, peaks: &Peaks) -> Floor {
+/// The floor of a layer's calls that store activations so.
+pub(crate) fn floor(
+    spec: &LayerSpec,
+    size: Size,
+    mode: Mode,
+    activations: Precision,
+    peaks: &Peaks,
+) -> Floor {
     let (steps, batch) = (size.steps as f64, size.batch as f64);
     let (width, units) = (spec.width() as f64, spec.output_size() as f64);
     let rows = steps * batch;
-    let size = spec.precision.element().bytes(2) as f64 / 2.0;
+    let bytes_of = |precision: Precision| precision.element().bytes(2) as f64 / 2.0;
+    let size = bytes_of(spec.precision);
     let mut weights = width * units;
     if spec.cell.projected {
         weights += units * spec.hidden_size as f64;
@@ -102,7 +117,8 @@ pub(crate) fn floor(spec: &LayerSpec, size: Size, mode: Mode, peaks: &Peaks) -> 
     let mut work = 0.0;
     for level in spec.levels() {
         let input = level.input_size as f64;
-        work += peaks.seconds(Work::product(rows, width, input, size));
+        let projection = Work::product(rows, width, input, size);
+        work += peaks.seconds(projection.into(rows, width, bytes_of(activations)));
         work += steps * peaks.seconds(step);
         if mode == Mode::Training {
             work += steps * peaks.seconds(step);
@@ -171,7 +187,7 @@ mod tests {
         let free = peaks(1e9, 1e30, 0.0);
         let once = 2.0 * 1000.0 * 400.0 * (10.0 + 100.0) / 1e9;
         for (mode, times) in [(Mode::Inference, 1.0), (Mode::Training, 3.0)] {
-            let floor = floor(&spec(), SIZE, mode, &free);
+            let floor = floor(&spec(), SIZE, mode, Precision::F32, &free);
             close(floor.work, times * once);
             assert_eq!(floor.stepwise, floor.work);
         }
@@ -183,24 +199,36 @@ mod tests {
         // W_hh in every step, and the input product once.
         let (w_hh, gates, x, w_ih) = (400.0 * 100.0, 1000.0 * 400.0, 1000.0 * 10.0, 400.0 * 10.0);
         let forward = 4.0 * (1000.0 * w_hh + gates + x + w_ih) / 1e9;
-        close(floor(&spec(), SIZE, Mode::Inference, &free).work, forward);
+        close(
+            floor(&spec(), SIZE, Mode::Inference, Precision::F32, &free).work,
+            forward,
+        );
         // Half of it in 16-bit floats, but for x and the gates.
         let half = LayerSpec {
-            precision: wgrnn::Precision::F16,
+            precision: Precision::F16,
             ..spec()
         };
         let halved = forward - 2.0 * (1000.0 * w_hh + w_ih) / 1e9;
-        close(floor(&half, SIZE, Mode::Inference, &free).work, halved);
+        close(
+            floor(&half, SIZE, Mode::Inference, Precision::F32, &free).work,
+            halved,
+        );
+        // And of the gates.
+        let stored = floor(&spec(), SIZE, Mode::Inference, Precision::F16, &free);
+        close(stored.work, forward - 2.0 * gates / 1e9);
         // A batch reads the weights no more often; only the products over all rows grow.
         let batch = Size { batch: 8, ..SIZE };
         let forward = 4.0 * (1000.0 * w_hh + 8.0 * (gates + x) + w_ih) / 1e9;
-        close(floor(&spec(), batch, Mode::Inference, &free).work, forward);
+        close(
+            floor(&spec(), batch, Mode::Inference, Precision::F32, &free).work,
+            forward,
+        );
     }
 
     #[test]
     fn bound_by_dispatches() {
         let free = peaks(1e30, 1e30, 1e-6);
-        let of = |spec: LayerSpec, mode| floor(&spec, SIZE, mode, &free).stepwise;
+        let of = |spec: LayerSpec, mode| floor(&spec, SIZE, mode, Precision::F32, &free).stepwise;
         close(of(spec(), Mode::Inference), 1000e-6);
         close(of(spec(), Mode::Training), 2000e-6);
         let both = LayerSpec {
@@ -223,7 +251,7 @@ mod tests {
             ..LayerSpec::new(&LSTM_PROJECTED, 10, 100)
         };
         let products = 400.0 * 10.0 + 400.0 * 50.0 + 50.0 * 100.0;
-        let work = floor(&projected, SIZE, Mode::Inference, &free).work;
+        let work = floor(&projected, SIZE, Mode::Inference, Precision::F32, &free).work;
         close(work, 2.0 * 1000.0 * products / 1e9);
     }
 }

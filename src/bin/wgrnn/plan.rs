@@ -184,6 +184,7 @@ fn print_floor(args: &Args, spec: &LayerSpec, mode: Mode, peaks: Option<&Peaks>)
         println!("\nfloor: said for padded calls alone");
         return;
     }
+    let stored = crate::precision(&args.activations);
     // One operation, or one byte, per second: then the time is their number.
     let only = |flops, rate| Peaks {
         flops,
@@ -193,15 +194,15 @@ fn print_floor(args: &Args, spec: &LayerSpec, mode: Mode, peaks: Option<&Peaks>)
         }],
         dispatch: 0.0,
     };
-    let flops = floor(spec, size, mode, &only(1.0, f64::INFINITY)).work;
-    let bytes = floor(spec, size, mode, &only(f64::INFINITY, 1.0)).work;
+    let flops = floor(spec, size, mode, stored, &only(1.0, f64::INFINITY)).work;
+    let bytes = floor(spec, size, mode, stored, &only(f64::INFINITY, 1.0)).work;
     println!(
         "\nfloor: {:.3} GFLOP of products, {:.3} GB with the recurrent weights read in every step",
         flops / 1e9,
         bytes / 1e9
     );
     if let Some(peaks) = peaks {
-        let least = floor(spec, size, mode, peaks);
+        let least = floor(spec, size, mode, stored, peaks);
         println!(
             "       {:.1} us with a dispatch for every step, {:.1} us without their latency",
             1e6 * least.stepwise,

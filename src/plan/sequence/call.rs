@@ -1,9 +1,8 @@
 //! What a call of a layer is: how many steps of which sequences, in which order, kept how.
 
 use super::spec::{LayerSpec, Precision};
-use crate::cell::Pass;
 use crate::error::{Error, Result};
-use crate::kernel::{Binding, Element};
+use crate::kernel::{Binding, Element, Kernel};
 use crate::kernels::step::ROWS;
 use crate::plan::{DeviceKind, MAX_GROUPS, Target};
 
@@ -153,8 +152,8 @@ impl Call {
 
     /// With the activations stored in a precision. In 16 bits they take half of the memory and of the time of
     /// its transfers, in the kernels of LSTM, GRU and RNN, on devices with 16-bit floats in shaders; the CPU
-    /// backend rounds alike and saves nothing. Each is rounded to 11 bits; pre-activations beyond 65,504 count
-    /// as infinite.
+    /// backend rounds alike, to the nearest, and saves nothing. Each is rounded to 11 bits: pre-activations beyond
+    /// 65,504 become that or infinite, and of a gate that is within 2⁻¹² of 1 (or −1) the slope becomes 0.
     #[must_use]
     pub fn activations(mut self, precision: Precision) -> Self {
         self.activations = precision;
@@ -220,13 +219,18 @@ pub(super) fn check_activations(spec: &LayerSpec, call: &Call, target: &Target) 
     if call.activations == Precision::F32 {
         return Ok(());
     }
-    let passes = spec.cell.forward.iter().chain(spec.cell.backward);
-    let takes = |pass: &Pass| {
-        let gates = |b: &&Binding| ["gates", "saved_gates"].contains(&pass.buffer(b.name));
-        let mut bound = pass.kernel.bindings.iter().filter(gates);
+    let cell = spec.cell;
+    let steps = cell.forward.iter().chain(cell.backward);
+    let passes = steps.chain(cell.sequence.iter().flatten());
+    let forms = cell.forms.iter().flatten();
+    let kernels = forms.flat_map(|forms| [forms.blocks, forms.few, forms.tile]);
+    let takes = |kernel: &Kernel| {
+        let gates = |b: &&Binding| ["gates", "saved_gates"].contains(&b.name);
+        let mut bound = kernel.bindings.iter().filter(gates);
         bound.all(|b| b.takes(Element::Half))
     };
-    let needs = if !passes.into_iter().all(takes) {
+    let mut all = passes.map(|pass| pass.kernel).chain(kernels);
+    let needs = if !all.all(takes) {
         "kernels that store 16-bit activations"
     } else if target.kind != DeviceKind::Cpu && !target.f16 {
         "a device with 16-bit floats in shaders, for 16-bit activations"

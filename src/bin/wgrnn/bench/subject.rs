@@ -175,6 +175,7 @@ fn agree(
 ) -> Result<()> {
     let spec = shape.spec();
     let length = spec.width().max(spec.input_size).max(summed);
+    // The oracle rounds too; a layer that amplifies where the two go apart is not told from a wrong one.
     let rounding = match shape.activations {
         Precision::F32 => 0.0,
         Precision::F16 => tolerance::activations_f16(0.0),

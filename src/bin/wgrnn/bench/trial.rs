@@ -116,6 +116,7 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
             &shape.spec(),
             shape.size(),
             shape.call(mode, shape.steps).mode,
+            shape.activations,
             &setup.peaks,
         ),
         verified,
