@@ -9,7 +9,7 @@
 //!
 //! After the imports the literals of named constants (`const TILE: u32 = 16u;`) are replaced by the
 //! values that a step asks for. A bound is an integer or such a constant. Alternatives let types depend on
-//! a constant; `enable f16;` may stand among them as a line, and moves to the front. Loops that are written out
+//! a constant; directives such as `enable f16;` may stand among them as lines, and move to the front. Loops that are written out
 //! give names to variables that must stay in registers, and have
 //! no bounds for a driver to check. Both nest. The rest of a file is plain WGSL with defaults in it.
 
@@ -36,8 +36,6 @@ const SHARED: &[(&str, &str)] = &[
     ("tile", include_str!("../shaders/shared/tile.wgsl")),
 ];
 
-const ENABLE_F16: &str = "enable f16;";
-
 /// The complete WGSL of the kernel `name`: its file `wgsl` with `constants` written into it.
 ///
 /// # Errors
@@ -56,10 +54,16 @@ pub fn compose(name: &str, wgsl: &str, constants: &[Constant]) -> Result<String>
         expand(&text, &lines, &mut out)?;
         // A directive has to stand before everything else.
         let (directives, rest): (Vec<&str>, Vec<&str>) =
-            out.lines().partition(|line| *line == ENABLE_F16);
-        match directives.first() {
-            Some(directive) => Ok([&[*directive], &rest[..], &[""]].concat().join("\n")),
-            None => Ok(out),
+            out.lines().partition(|line| line.starts_with("enable "));
+        let mut front: Vec<&str> = Vec::new();
+        for directive in directives {
+            if !front.contains(&directive) {
+                front.push(directive);
+            }
+        }
+        match front.is_empty() {
+            true => Ok(out),
+            false => Ok([&front[..], &rest[..], &[""]].concat().join("\n")),
         }
     };
     written().map_err(|reason| Error::Compose {
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn directives_move_to_the_front() {
-        let wgsl = "const A: u32 = 0u;\n#if A\nenable f16;\n#end\n// enable f16;\nfn f() {}\n";
+        let wgsl = "const A: u32 = 0u;\n#if A\nenable f16;\nenable f16;\n#end\n// enable f16;\nfn f() {}\n";
         let with = compose("k", wgsl, &[("A", 1)]).unwrap();
         assert_eq!(
             with,

@@ -47,6 +47,11 @@ impl Kernel {
         self.wgsl.contains("const SUBGROUPS: u32 = 1u;")
     }
 
+    /// True if it needs a device with cooperative matrices.
+    pub fn uses_cooperative_matrices(&self) -> bool {
+        self.wgsl.contains("enable wgpu_cooperative_matrix;")
+    }
+
     /// Bytes of workgroup memory with these constants: `WORKGROUP_FLOATS`, where the kernel has it.
     pub fn shared_bytes(&self, constants: &[Constant]) -> u32 {
         of(constants, "WORKGROUP_FLOATS").map_or(self.workgroup_memory, |floats| 4 * floats)

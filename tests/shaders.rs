@@ -68,6 +68,10 @@ fn validator(text: &str) -> Validator {
         Capabilities::SHADER_FLOAT16,
         text.starts_with("enable f16;"),
     );
+    portable.set(
+        Capabilities::COOPERATIVE_MATRIX,
+        text.contains("\nenable wgpu_cooperative_matrix;\n"),
+    );
     if !uses_subgroups(text) {
         return Validator::new(ValidationFlags::all(), portable);
     }
@@ -167,9 +171,21 @@ fn they_translate_for_every_api() {
             entry_point: Some(point.clone()),
             ..Default::default()
         };
-        let metal = back::msl::write_string(module, info, &back::msl::Options::default(), &options);
-        assert!(metal.expect(name).0.contains("kernel void"), "{name}");
+        let mut language = back::msl::Options::default();
+        if shader.kernel.uses_cooperative_matrices() {
+            language.lang_version = (2, 3);
+        }
+        let metal = back::msl::write_string(module, info, &language, &options);
+        match metal {
+            Ok((text, _)) => assert!(text.contains("kernel void"), "{name}"),
+            // Metal has cooperative matrices of 8 x 8 alone.
+            Err(e) => assert!(shader.constants.contains(&("LARGE", 1)), "{name}: {e}"),
+        }
 
+        // DirectX 12 has none of these.
+        if shader.kernel.uses_cooperative_matrices() {
+            continue;
+        }
         let options = back::hlsl::PipelineOptions {
             entry_point: Some(point),
         };
@@ -297,6 +313,7 @@ fn samples_cover_the_constants() {
             "across_k" => (&[0], &[0, 2], &[0, 1]),
             "sum" => (&[0, 1], &[], &[0, 1]),
             "blocks" => (&[0, 1, 2], &[0, 1, 2], &[0]),
+            "cooperative" => (&[], &[], &[0, 1]),
             _ => (&[0, 1, 2], &[0, 1, 2], &[0, 1]),
         };
         assert_eq!(values("A_VEC4"), a, "{name}");
@@ -305,6 +322,9 @@ fn samples_cover_the_constants() {
         let halves: &[u32] = if kernel.entry == "sum" { &[] } else { &[0, 1] };
         assert_eq!(values("B_HALF"), halves, "{name}");
         assert_eq!(values("ACTIVATION"), [0, 1, 2, 3], "{name}");
+        if kernel.entry == "cooperative" {
+            assert_eq!(values("LARGE"), [0, 1], "{name}");
+        }
         let by_rows = ["along_k", "across_k"].contains(&kernel.entry);
         let biases: &[u32] = if by_rows { &[0, 1, 2] } else { &[0, 1] };
         assert_eq!(values("BIAS"), biases, "{name}");
@@ -354,10 +374,10 @@ fn samples_cover_the_precisions() {
             found += 1;
         }
     }
-    // Packing, eight kernels of products, and of three cells three forms and all steps, both ways; what nine
+    // Packing, nine kernels of products, and of three cells three forms and all steps, both ways; what ten
     // kernels of products store, the second factor of a sum, and the gates of these cells, plain steps too.
-    let weights = 1 + 8 + 3 * 4 * 2;
-    assert_eq!(found, weights + 9 + 1 + 3 * 5 * 2);
+    let weights = 1 + 9 + 3 * 4 * 2;
+    assert_eq!(found, weights + 10 + 1 + 3 * 5 * 2);
 }
 
 /// What Chrome compiles WGSL with, where it is installed.
@@ -368,7 +388,9 @@ fn tint_accepts_them() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for (i, shader) in SHADERS.iter().enumerate() {
+    // Browsers have no cooperative matrices.
+    let common = |s: &&Shader| !s.kernel.uses_cooperative_matrices();
+    for (i, shader) in SHADERS.iter().filter(common).enumerate() {
         let path = folder.path().join(format!("{i}.wgsl"));
         let enable = match uses_subgroups(&shader.text) {
             true => "enable subgroups;\n",

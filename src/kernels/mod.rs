@@ -47,6 +47,7 @@ pub static ALL: &[&Kernel] = &[
     &gemm::ACROSS_K,
     &gemm::SUM,
     &gemm::BLOCKS,
+    &gemm::COOPERATIVE,
     &reduce::COLUMNS,
     &reduce::TOTAL,
     &mask::MAKE,

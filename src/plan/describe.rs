@@ -33,7 +33,7 @@ impl Plan {
             count,
         } in &self.choices
         {
-            writeln!(f, "{count:>6} x {what:<24}{chosen:<16}{why}")?;
+            writeln!(f, "{count:>6} x {what:<23} {chosen:<15} {why}")?;
         }
         Ok(())
     }

@@ -26,7 +26,7 @@ pub use parts::Portion;
 pub(crate) use target::DISPATCH_STEPS;
 #[cfg(feature = "gpu")]
 pub(crate) use target::GROUPS;
-pub use target::{Choice, DeviceKind, Force, Target};
+pub use target::{Choice, Cooperative, DeviceKind, Force, Target};
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment
 /// that a device may ask for.

@@ -28,6 +28,8 @@ pub struct Target {
     pub subgroup_size: u32,
     /// Whether kernels may use 16-bit floats.
     pub f16: bool,
+    /// The cooperative matrices that kernels may use.
+    pub cooperative: Option<Cooperative>,
     /// About how many workgroups keep it busy. No API tells; rules that cut a step into tiles assume a
     /// large GPU.
     pub groups: usize,
@@ -35,6 +37,25 @@ pub struct Target {
     pub dispatch_steps: usize,
     /// What is chosen whatever the rules say.
     pub force: Force,
+}
+
+/// Square matrices of 16-bit floats with sums in `f32` that a subgroup multiplies together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cooperative {
+    /// Their rows and columns: 8 or 16.
+    pub size: u32,
+    /// The most invocations of a subgroup.
+    pub threads: u32,
+}
+
+/// Matrices of 8 x 8, and subgroups of 32.
+impl Default for Cooperative {
+    fn default() -> Self {
+        Self {
+            size: 8,
+            threads: 32,
+        }
+    }
 }
 
 /// A kind of device, as far as the choice of kernels goes.
@@ -110,7 +131,9 @@ impl Force {
                 ..force
             }));
         }
-        for form in Form::ALL {
+        // Cooperative matrices round what is multiplied: that is for the caller to choose.
+        let exact = |form: &Form| *form != Form::Cooperative;
+        for form in Form::ALL.into_iter().filter(exact) {
             changes.push(Box::new(move |force| Self {
                 gemm: Some(form),
                 ..force
@@ -189,6 +212,7 @@ impl Target {
             },
             subgroup_size: 0,
             f16: false,
+            cooperative: None,
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             force: Force {

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wgpu::util::DeviceExt as _;
 
+use super::cooperative;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Kernel, compose};
 use crate::kernels::step::LANES;
-use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target};
+use crate::plan::{Cooperative, DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target};
 
 /// A device, its queue and its pipelines.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct Gpu {
     /// Whether its shaders can unpack 16-bit floats; asked once.
     unpacks: OnceLock<bool>,
     pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    /// The cooperative matrices that it was opened with.
+    cooperative: Option<Cooperative>,
 }
 
 /// Where the kernel stands, as a host's kernels may share a name with ours or with each other, and
@@ -41,6 +44,7 @@ impl Gpu {
             device,
             queue,
             pipelines: Mutex::default(),
+            cooperative: None,
         }
     }
 
@@ -81,13 +85,18 @@ impl Gpu {
     }
 
     pub(crate) async fn from_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
-        let wanted =
+        let mut wanted =
             wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+        let cooperative = cooperative::matrices(adapter);
+        if cooperative.is_some() {
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("wgrnn"),
                 required_features: adapter.features() & wanted,
                 required_limits: adapter.limits(),
+                experimental_features: cooperative::token(cooperative),
                 ..Default::default()
             })
             .await
@@ -95,7 +104,10 @@ impl Gpu {
                 op: format!("opening {}", describe(&adapter.get_info())),
                 reason: e.to_string(),
             })?;
-        Ok(Self::new(device, queue))
+        Ok(Self {
+            cooperative,
+            ..Self::new(device, queue)
+        })
     }
 
     pub(crate) fn limits(&self) -> &wgpu::Limits {
@@ -122,6 +134,7 @@ impl Gpu {
             buffer_bytes: self.most_bytes(),
             subgroup_size: self.subgroup_size(),
             f16: self.device.features().contains(wgpu::Features::SHADER_F16),
+            cooperative: self.cooperative,
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             force: Force::default(),
@@ -305,6 +318,25 @@ impl Gpu {
         })
     }
 
+    fn check_cooperative(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
+        if !kernel.uses_cooperative_matrices() {
+            return Ok(());
+        }
+        let side = |size: u32| 32 / size.max(1);
+        let asked = constants.iter().find(|(name, _)| *name == "SIDE");
+        let asked = asked.map(|(_, value)| side(*value));
+        let needs = match (self.cooperative, asked) {
+            (Some(_), None) => return Ok(()),
+            (Some(c), Some(size)) if c.size == size => return Ok(()),
+            (_, Some(size)) => format!("cooperative matrices of {size} x {size}"),
+            (None, None) => "cooperative matrices".to_owned(),
+        };
+        Err(Error::Unsupported {
+            op: kernel.name,
+            needs,
+        })
+    }
+
     /// Refuses a kernel that asks for more than the device has, before wgpu would.
     pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
         // The lanes that a form of a step has all in one subgroup.
@@ -318,6 +350,7 @@ impl Gpu {
                 needs: format!("a device whose subgroups have {lanes} invocations or more"),
             });
         }
+        self.check_cooperative(kernel, constants)?;
         let mut halves = kernel
             .bindings
             .iter()

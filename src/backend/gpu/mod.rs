@@ -1,6 +1,7 @@
 //! The GPU backend: [`device`] opens adapters and keeps pipelines, [`recording`] turns a plan into
-//! commands, [`timing`] measures them.
+//! commands, [`timing`] measures them; [`cooperative`] says which matrices an adapter has.
 
+mod cooperative;
 mod device;
 mod recording;
 mod timing;

@@ -39,7 +39,9 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
     println!("\ndevice");
     let (taken, why) = choice(&adapters)?;
     println!("  auto takes {taken}: {why}");
-    println!("\nkernels: portable WGSL in f32; only those named so need subgroups");
+    println!(
+        "\nkernels: portable WGSL; only those named so need subgroups or cooperative matrices"
+    );
     println!(
         "  {:<24}{:>11}{:>13}{:>10}  runs on the CPU and",
         "", "invocations", "shared bytes", "bindings"

@@ -82,7 +82,7 @@ pub(super) fn whole(shape: &Shape, target: &Target) -> Form {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Force;
+    use crate::plan::{Cooperative, Force};
 
     fn forced(kind: DeviceKind, form: Form) -> Target {
         Target {
@@ -166,8 +166,12 @@ mod tests {
         for kind in [DeviceKind::Gpu, DeviceKind::Software] {
             let target = |form| Target {
                 subgroup_size: 4,
+                cooperative: Some(Cooperative::default()),
                 ..forced(kind, form)
             };
+            // Which no rule takes.
+            let without = forced(kind, Form::Cooperative);
+            assert_ne!(choose(&all, &without).0, Form::Cooperative);
             for form in Form::ALL.into_iter().filter(|&f| f != Form::Library) {
                 assert_eq!(choose(&all, &target(form)), (form, "forced"));
             }

@@ -27,11 +27,14 @@ pub enum Form {
     SplitK,
     /// Blocks in registers, without workgroup memory.
     Blocks,
+    /// Tiles of 32 × 32 in cooperative matrices, with both factors rounded to 16-bit floats: where it is
+    /// forced, with the feature `cooperative`.
+    Cooperative,
 }
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Library,
         Self::Naive,
         Self::Tile32,
@@ -41,6 +44,7 @@ impl Form {
         Self::RowsSubgroups,
         Self::SplitK,
         Self::Blocks,
+        Self::Cooperative,
     ];
 
     /// Its name, as a plan and a tool write it.
@@ -55,6 +59,7 @@ impl Form {
             Self::RowsSubgroups => "rows-subgroups",
             Self::SplitK => "split-k",
             Self::Blocks => "blocks",
+            Self::Cooperative => "cooperative",
         }
     }
 
@@ -72,6 +77,7 @@ impl Form {
         let few = shape.few().is_some();
         match self {
             Self::SplitK => Split::of(shape, target).is_some(),
+            Self::Cooperative => target.cooperative.is_some() && self.runs(shape, target),
             Self::Rows => few && self.runs(shape, target),
             Self::RowsSubgroups => {
                 let along_k = shape.upright().b_along_k;
@@ -101,6 +107,7 @@ impl Form {
             Self::Rows => &kernels::ACROSS_K,
             Self::RowsSubgroups => &kernels::ALONG_K_SUBGROUPS,
             Self::Blocks => &kernels::BLOCKS,
+            Self::Cooperative => &kernels::COOPERATIVE,
         }
     }
 
@@ -108,7 +115,7 @@ impl Form {
     pub(super) fn grid(self, shape: &Shape) -> [usize; 2] {
         let [rows, cols] = match self {
             Self::Library | Self::Naive | Self::SplitK => [8, 8],
-            Self::Tile32 => [32, 32],
+            Self::Tile32 | Self::Cooperative => [32, 32],
             Self::Tile64 => [64, 64],
             Self::Tile128 => [128, 128],
             Self::Blocks => Block::of(shape).tile(),

@@ -3,7 +3,7 @@
 use super::form::Form;
 use super::params::Product;
 use super::sample::{few, sample};
-use super::twins::{multiply, sum};
+use super::twins::{multiply, multiply_rounded, sum};
 use crate::kernel::{Binding, Kernel};
 use crate::twin;
 
@@ -130,6 +130,20 @@ pub static BLOCKS: Kernel = Kernel {
     entry: "blocks",
     workgroup_size: 8,
     sample: |size, rng| sample(Form::Blocks, size, rng),
+    ..MULTIPLIES
+};
+
+/// The kernel of [`Form::Cooperative`].
+pub static COOPERATIVE: Kernel = Kernel {
+    name: "gemm.cooperative",
+    wgsl: include_str!("../../../shaders/gemm/cooperative.wgsl"),
+    entry: "cooperative",
+    // `THREADS` says how many there are.
+    workgroup_size: 32,
+    // Two times 32 x 16 factors of two bytes, and 32 x 32 sums.
+    workgroup_memory: 2 * 32 * 16 * 2 + 32 * 32 * 4,
+    twin: twin!(multiply_rounded),
+    sample: |size, rng| sample(Form::Cooperative, size, rng),
     ..MULTIPLIES
 };
 

@@ -26,7 +26,7 @@ use crate::real::Real;
 pub use choose::choose;
 pub use form::Form;
 pub use kernels::{
-    ACROSS_K, ALONG_K, ALONG_K_SUBGROUPS, BLOCKS, GEMM, SUM, TILE32, TILE64, TILE128,
+    ACROSS_K, ALONG_K, ALONG_K_SUBGROUPS, BLOCKS, COOPERATIVE, GEMM, SUM, TILE32, TILE64, TILE128,
 };
 pub(crate) use library::{Strided, StridedMut, product};
 pub use shape::Shape;

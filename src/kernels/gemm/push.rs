@@ -7,7 +7,7 @@ use super::{GEMM, Gemm, SUM, Shape, choose};
 use crate::error::Result;
 use crate::kernel::{Constant, Element};
 use crate::kernels::index;
-use crate::plan::{Builder, Cost, Dispatch, Grid, Matrix, Role};
+use crate::plan::{Builder, Cooperative, Cost, Dispatch, Grid, Matrix, Role};
 
 /// Adds a product that was checked.
 pub(super) fn push(builder: &mut Builder, product: &Gemm) -> Result<()> {
@@ -92,7 +92,8 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
         (_, true) => 2,
     };
     let mut constants = vec![("BIAS", bias), ("ACTIVATION", product.activation as u32)];
-    constants.extend(of_form(form, &shape, [&a, &b, &c]));
+    let cooperative = builder.target().cooperative;
+    constants.extend(of_form(form, &shape, cooperative, [&a, &b, &c]));
     let [x, y] = form.grid(&shape);
     let (m, n, k) = (c.rows, c.cols, a.cols);
     let (parts, chunk) = split.map_or((1, k), |s| (s.parts, s.chunk));
@@ -133,10 +134,24 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
 }
 
 /// What a form's kernel is specialised to, for these matrices.
-fn of_form(form: Form, shape: &Shape, [a, b, c]: [&Matrix; 3]) -> Vec<Constant> {
+fn of_form(
+    form: Form,
+    shape: &Shape,
+    cooperative: Option<Cooperative>,
+    [a, b, c]: [&Matrix; 3],
+) -> Vec<Constant> {
     let b = &b.t();
     let [a_vec4, b_vec4] = match form {
         Form::Library | Form::Naive | Form::SplitK => return Vec::new(),
+        Form::Cooperative => {
+            let Cooperative { size, threads } = cooperative.unwrap_or_default();
+            return vec![
+                ("THREADS", threads),
+                ("SIDE", 32 / size),
+                ("LARGE", u32::from(size == 16)),
+                ("C_VEC4", u32::from(is_vec4(c))),
+            ];
+        }
         Form::Rows | Form::RowsSubgroups => match shape.upright().b_along_k {
             true => [a, b].map(Vec4::along_k),
             false => [Vec4::None, Vec4::across_k(b)],

@@ -4,7 +4,7 @@ use super::{Activation, Form, Gemm};
 use crate::error::Result;
 use crate::kernel::{Data, Sample};
 use crate::plan::sequence::Precision;
-use crate::plan::{Builder, Force, Matrix, Role, Target};
+use crate::plan::{Builder, Cooperative, Force, Matrix, Role, Target};
 use crate::rng::Rng;
 
 /// A product in one form, of about this size: of all kinds (NN, NT, TN, TT), with and without bias, α, β
@@ -47,6 +47,11 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
         Target {
             subgroup_size: 4,
             f16: true,
+            cooperative: (form == Form::Cooperative).then(|| Cooperative {
+                size: [8, 16][rng.below(2) as usize],
+                // No device has larger subgroups.
+                threads: 128,
+            }),
             force: Force {
                 gemm: Some(form),
                 ..Force::default()

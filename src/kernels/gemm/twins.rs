@@ -10,9 +10,21 @@ use crate::threads;
 
 /// The twin of every kernel that multiplies.
 pub(super) fn multiply<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let (a, b) = (args.read(0)?, args.read(3)?);
+    product_of(args, a, b)
+}
+
+/// The same of both factors rounded to 16-bit floats.
+pub(super) fn multiply_rounded<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
+    let rounded = |values: &[R]| values.iter().map(|v| v.to_half()).collect::<Vec<R>>();
+    let (a, b) = (rounded(args.read(0)?), rounded(args.read(3)?));
+    product_of(args, &a, &b)
+}
+
+fn product_of<R: Real>(args: &mut Args<'_, R>, a: &[R], b: &[R]) -> Result<()> {
     let p: Product = args.params()?;
     let end = Epilogue::of(args)?;
-    let (a, bias, c, b) = (args.read(0)?, args.read(1)?, args.write(2)?, args.read(3)?);
+    let (bias, c) = (args.read(1)?, args.write(2)?);
     let [m, n, k] = [p.m, p.n, p.k].map(|v| v as usize);
     let chunk = (p.chunk as usize).max(1);
     for part in 0..k.div_ceil(chunk).max(1) {
