@@ -48,7 +48,7 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
             subgroup_size: 4,
             f16: true,
             cooperative: (form == Form::Cooperative).then(|| Cooperative {
-                size: [8, 16][rng.below(2) as usize],
+                size: [8, 16][rng.clone().below(2) as usize],
                 // No device has larger subgroups.
                 threads: 128,
             }),
