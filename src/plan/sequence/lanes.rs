@@ -78,9 +78,10 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Levels, String) {
     (Levels::Together, why.to_owned())
 }
 
-/// Whether a stack gains on a software adapter, measured on one with two cores: side by side the steps of three
-/// layers of 256 units took 0.9 of the time in turn, those of two layers of 1024 units 1.1, and two layers of 32
-/// units that run all their steps in a dispatch 1.05 to 1.08.
+/// Whether a stack may gain on a software adapter. On one with two cores, in two runs each, side by side took of
+/// the time in turn: steps of three GRU layers of 256 units 0.86 and 0.97 by least times, 0.84 and 1.17 by medians,
+/// so that a gain is not certain; those of two LSTM layers of 1024 units 1.11 and 1.10; two of 32 units that run all
+/// steps in a dispatch, on a machine that did other work too, 1.08 and 1.05.
 fn gains_on_software(spec: &LayerSpec, target: &Target) -> bool {
     strategy(spec, target).0 == Strategy::Steps && spec.width() * spec.output_size() <= 1 << 18
 }
