@@ -5,7 +5,8 @@
 //
 // Reads the previous h of its sequences and the weights of its unit; writes h', y and, with
 // SAVE, what the backward pass needs of r, z, n and q.
-#import sequence
+#import step
+#import half
 #import gates
 
 // [rows, S, H], on entry W_ih x + b_ih in three blocks; or with STREAM x [streams, I]
@@ -17,34 +18,61 @@
 @group(0) @binding(5) var<storage, read_write> h: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
 
-fn store_forward(row: u32, j: u32, streamed: vec3f, product: vec3f) {
-    if row >= row_count() {
-        return;
+// What a unit needs of storage that no invocation writes before the step is done: W_ih x + b_ih.
+alias Input = vec3f;
+// What it keeps for itself from step to step: h.
+alias Own = f32;
+var<private> own_after: Own;
+
+// For streams the input is in the product.
+fn input_of(row: u32, j: u32) -> Input {
+    if STREAM != 0u {
+        return vec3f();
     }
+    let at = step.gates_start + row * step.gates_row + j;
+    return vec3f(f32(gates[at]), f32(gates[at + step.hidden]), f32(gates[at + 2u * step.hidden]));
+}
+
+// What the sums of a unit begin with: b_hh.
+fn bias_of(j: u32) -> vec4f {
+    let at = bias_start() + j;
+    return vec4f(bias_hh[at], bias_hh[at + step.hidden], bias_hh[at + 2u * step.hidden], 0.0);
+}
+
+fn own_of(row: u32, j: u32) -> Own {
+    return h[h_before(row) + j];
+}
+
+// Takes the sums of a unit of a sequence that has this step, bias included, through the gates: those of r, z
+// and q, and for streams what n has of x.
+fn finish_forward(row: u32, j: u32, input: Input, own: Own, product: vec4f) {
     if !live(row) {
         hold_state(row, j);
+        own_after = handed;
         return;
     }
     let hidden = step.hidden;
     let at = step.gates_start + row * step.gates_row + j;
-    var input = streamed;
-    if STREAM == 0u {
-        input = vec3f(f32(gates[at]), f32(gates[at + hidden]), f32(gates[at + 2u * hidden]));
-    }
-    let bias = bias_start() + j;
-    let pre_r = input.x + product.x + bias_hh[bias];
-    let pre_z = input.y + product.y + bias_hh[bias + hidden];
-    let q = product.z + bias_hh[bias + 2u * hidden];
+    let pre_r = input.x + product.x;
+    let pre_z = input.y + product.y;
+    let q = product.z;
     let r = gate(ACTIVATION_0, p0(), pre_r);
     let z = gate(ACTIVATION_0, p0(), pre_z);
-    let pre_n = input.z + r * q;
+    let pre_n = input.z + product.w + r * q;
     let n = gate(ACTIVATION_1, p1(), pre_n);
-    store_state(row, j, (1.0 - z) * n + z * h[h_before(row) + j]);
+    store_state(row, j, (1.0 - z) * n + z * own);
+    own_after = handed;
     if SAVE != 0u {
         gates[at] = Gate(kept(pre_r, r));
         gates[at + hidden] = Gate(kept(pre_z, z));
         gates[at + 2u * hidden] = Gate(kept(pre_n, n));
         gates[at + 3u * hidden] = Gate(q);
+    }
+}
+
+fn store_forward(row: u32, j: u32, product: vec4f) {
+    if row < row_count() {
+        finish_forward(row, j, input_of(row, j), own_of(row, j), product + bias_of(j));
     }
 }
 
@@ -76,8 +104,8 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     }
     let row = four_h(first);
     let weights = recurrent_start(3u) + j;
-    var r = vec4f();
-    var z = vec4f();
+    var r = xr;
+    var z = xz;
     var n = vec4f();
     for (var k = 0u; k < hidden; k++) {
         let x = vec4f(h[row.x + k], h[row.y + k], h[row.z + k], h[row.w + k]);
@@ -86,104 +114,10 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
         z += x * weight_hh_t[w + hidden];
         n += x * weight_hh_t[w + 2u * hidden];
     }
-    store_forward(first, j, vec3f(xr.x, xz.x, xn.x), vec3f(r.x, z.x, n.x));
-    store_forward(first + 1u, j, vec3f(xr.y, xz.y, xn.y), vec3f(r.y, z.y, n.y));
-    store_forward(first + 2u, j, vec3f(xr.z, xz.z, xn.z), vec3f(r.z, z.z, n.z));
-    store_forward(first + 3u, j, vec3f(xr.w, xz.w, xn.w), vec3f(r.w, z.w, n.w));
-}
-
-// What `sequence` reads: W_hh in blocks.
-@group(0) @binding(3) var<storage, read> weight_blocks: array<Weight>;
-@group(0) @binding(4) var<storage, read> weight_blocks_back: array<Weight>;
-
-// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
-fn four_weight_hh_t(row: u32, nth: u32) -> FourWeights {
-    var w = FourWeights();
-    if row < 3u * PADDED {
-        let at = weights_of(row, 3u);
-        for (var i = 0u; i < 4u; i++) {
-            let k = 4u * nth + i;
-            if k < HIDDEN {
-                w = with_block_weight(w, i, at + k * 3u * UNITS);
-            }
-        }
-    }
-    return w;
-}
-
-// The sums of a step with weights that are not kept.
-fn sums_forward(local: u32) {
-    for (var r = local; r < 3u * PADDED; r += THREADS) {
-        let weights = weights_of(r, 3u);
-        for (var n = 0u; n < TILE; n++) {
-            var sum = 0.0;
-            for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[n * TERMS_ROW + k] * block_weight(weights + k * 3u * UNITS);
-            }
-            memory[TILE * TERMS_ROW + n * 3u * PADDED + r] = sum;
-        }
-    }
-}
-
-// All steps; see `sequence`.
-@compute @workgroup_size(THREADS)
-fn sequence_forward(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    begin_lane(group.z);
-    let first = group.x * TILE;
-    #unroll q 0..KEPT_ROWS
-    let row{q} = local + {q}u * THREADS;
-    #unroll k 0..KEPT_TERMS
-    let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
-    #end
-    #end
-    var held = 0u;
-    for (var nth = 0u; nth < params.steps; nth++) {
-        enter(nth);
-        let rows = rows_of(first, step.count);
-        // Sequences that begin here.
-        for (var i = local; i < rows * HIDDEN; i += THREADS) {
-            let n = i / HIDDEN;
-            let j = i % HIDDEN;
-            if n >= held {
-                memory[n * TERMS_ROW + j] = h[h_before(first + n) + j];
-            }
-        }
-        held = rows;
-        workgroupBarrier();
-        if KEPT_TERMS == 0u {
-            sums_forward(local);
-        }
-        #unroll q 0..KEPT_ROWS
-        #unroll n 0..TILE
-        var a{q}_{n} = vec4f();
-        #end
-        #unroll k 0..KEPT_TERMS
-        #unroll n 0..TILE
-        a{q}_{n} += four_weights(w{q}_{k}) * terms_at({n}u * TERMS_ROW + 4u * {k}u);
-        #end
-        #end
-        if row{q} < 3u * PADDED {
-            #unroll n 0..TILE
-            memory[TILE * 1u * TERMS_ROW + {n}u * 3u * PADDED + row{q}] = sum_up(a{q}_{n});
-            #end
-        }
-        #end
-        workgroupBarrier();
-        for (var i = local; i < rows * HIDDEN; i += THREADS) {
-            let n = i / HIDDEN;
-            let j = i % HIDDEN;
-            let sums = TILE * TERMS_ROW + n * 3u * PADDED;
-            store_forward(first + n, j, vec3f(), vec3f(
-                memory[sums + sum_of(0u, 3u, j)],
-                memory[sums + sum_of(1u, 3u, j)],
-                memory[sums + sum_of(2u, 3u, j)],
-            ));
-            memory[n * TERMS_ROW + j] = handed;
-        }
-    }
+    store_forward(first, j, vec4f(r.x, z.x, n.x, xn.x));
+    store_forward(first + 1u, j, vec4f(r.y, z.y, n.y, xn.y));
+    store_forward(first + 2u, j, vec4f(r.z, z.z, n.z, xn.z));
+    store_forward(first + 3u, j, vec4f(r.w, z.w, n.w, xn.w));
 }
 
 // One step of back-propagation through time:
@@ -205,42 +139,76 @@ fn sequence_forward(
 // [N, H]
 @group(0) @binding(7) var<storage, read_write> dstate: array<f32>;
 
-// The gradients of r, z and q that `store_backward` found last.
-var<private> handed_back: vec3f;
+// What a unit needs of storage that is not written: what was kept of r, z, n and q, h before the step, the
+// gradient of the output.
+struct Saved {
+    gates: vec4f,
+    h: f32,
+    dy: f32,
+}
+// What it keeps for itself from step to step: the gradient of h past the gates.
+alias OwnBack = f32;
+var<private> own_after_back: OwnBack;
+// The gradients of r, z and q that were found last.
+var<private> handed_back: vec4f;
 
-fn store_backward(row: u32, j: u32, product: f32) {
-    if row >= step.count {
-        return;
-    }
+fn saved_of(row: u32, j: u32) -> Saved {
+    let hidden = step.hidden;
+    let at = step.gates_start + row * step.gates_row + j;
+    var saved: Saved;
+    saved.gates = vec4f(
+        f32(saved_gates[at]),
+        f32(saved_gates[at + hidden]),
+        f32(saved_gates[at + 2u * hidden]),
+        f32(saved_gates[at + 3u * hidden]),
+    );
+    saved.h = saved_h[h_before(row) + j];
+    saved.dy = output_gradient(row, j);
+    return saved;
+}
+
+fn own_back_of(row: u32, j: u32) -> OwnBack {
+    return past_gates(row, j);
+}
+
+// Takes the product of a unit of a sequence that has this step through the gates.
+fn finish_backward(row: u32, j: u32, saved: Saved, own: OwnBack, product: f32) {
     let hidden = step.hidden;
     let unit = dstate_start() + row * hidden + j;
     let to = step.dgates_start + row * step.dgates_row + j;
-    let dh = state_gradient(row, j, product);
+    let dh = sum_gradients(row, own, saved.dy, product);
     if !live(row) {
         for (var slot = 0u; slot < 4u; slot++) {
             dgates[to + slot * hidden] = 0.0;
         }
-        handed_back = vec3f();
+        handed_back = vec4f();
+        own_after_back = dh;
         dstate[unit] = dh;
         return;
     }
-    let at = step.gates_start + row * step.gates_row + j;
-    let kept_r = f32(saved_gates[at]);
-    let kept_z = f32(saved_gates[at + hidden]);
-    let kept_n = f32(saved_gates[at + 2u * hidden]);
-    let q = f32(saved_gates[at + 3u * hidden]);
+    let kept_r = saved.gates.x;
+    let kept_z = saved.gates.y;
+    let kept_n = saved.gates.z;
+    let q = saved.gates.w;
     let r = gate_value(ACTIVATION_0, p0(), kept_r);
     let z = gate_value(ACTIVATION_0, p0(), kept_z);
     let n = gate_value(ACTIVATION_1, p1(), kept_n);
     let dn = dh * (1.0 - z) * gate_slope(ACTIVATION_1, p1(), kept_n, n);
     let dr = dn * q * gate_slope(ACTIVATION_0, p0(), kept_r, r);
-    let dz = dh * (saved_h[h_before(row) + j] - n) * gate_slope(ACTIVATION_0, p0(), kept_z, z);
+    let dz = dh * (saved.h - n) * gate_slope(ACTIVATION_0, p0(), kept_z, z);
     dgates[to] = dr;
     dgates[to + hidden] = dz;
     dgates[to + 2u * hidden] = dn;
     dgates[to + 3u * hidden] = dn * r;
-    handed_back = vec3f(dr, dz, dn * r);
-    dstate[unit] = dh * z;
+    handed_back = vec4f(dr, dz, dn * r, 0.0);
+    own_after_back = dh * z;
+    dstate[unit] = own_after_back;
+}
+
+fn store_backward(row: u32, j: u32, product: f32) {
+    if row < step.count {
+        finish_backward(row, j, saved_of(row, j), own_back_of(row, j), product);
+    }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -269,112 +237,19 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(first + 3u, j, dh.w);
 }
 
-// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
-fn four_weight_hh(row: u32, nth: u32) -> FourWeights {
-    var w = FourWeights();
-    if row < 3u * PADDED {
-        let at = weights_back(row);
-        for (var i = 0u; i < 4u; i++) {
-            let k = 4u * nth + i;
-            if k < HIDDEN {
-                w = with_block_weight_back(w, i, at + k * UNITS);
-            }
-        }
-    }
-    return w;
-}
-
-// The sums of a step back with weights that are not kept.
-fn sums_backward(local: u32) {
-    for (var r = local; r < 3u * PADDED; r += THREADS) {
-        let weights = weights_back(r);
-        let gate = r % (3u * UNITS) / UNITS;
-        for (var n = 0u; n < TILE; n++) {
-            let terms = (n * 3u + gate) * TERMS_ROW;
-            var sum = 0.0;
-            for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[terms + k] * block_weight_back(weights + k * UNITS);
-            }
-            memory[TILE * 3u * TERMS_ROW + n * 3u * PADDED + r] = sum;
-        }
-    }
-}
-
-// All steps back.
-@compute @workgroup_size(THREADS)
-fn sequence_backward(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    begin_lane(group.z);
-    let first = group.x * TILE;
-    #unroll q 0..KEPT_ROWS
-    let row{q} = local + {q}u * THREADS;
-    #unroll k 0..KEPT_TERMS
-    let w{q}_{k} = four_weight_hh(row{q}, {k}u);
-    #end
-    #end
-    // The gradients of the step after the last one, where there is one.
-    enter(params.steps - 1u);
-    let after = rows_of(first, step.next_count);
-    for (var i = local; i < after * 3u * HIDDEN; i += THREADS) {
-        let n = i / (3u * HIDDEN);
-        let gate = i / HIDDEN % 3u;
-        let source = step.dgates_next + (first + n) * step.dgates_row + select(gate, 3u, gate == 2u) * HIDDEN;
-        memory[(n * 3u + gate) * TERMS_ROW + i % HIDDEN] = dgates[source + i % HIDDEN];
-    }
-    for (var nth = params.steps; nth > 0u; nth--) {
-        enter(nth - 1u);
-        let rows = rows_of(first, step.count);
-        workgroupBarrier();
-        if KEPT_TERMS == 0u {
-            sums_backward(local);
-        }
-        #unroll q 0..KEPT_ROWS
-        let gate{q} = row{q} % (3u * UNITS) / UNITS;
-        #unroll n 0..TILE
-        var a{q}_{n} = vec4f();
-        #end
-        #unroll k 0..KEPT_TERMS
-        #unroll n 0..TILE
-        a{q}_{n} += four_weights(w{q}_{k}) * terms_at(({n}u * 3u + gate{q}) * TERMS_ROW + 4u * {k}u);
-        #end
-        #end
-        if row{q} < 3u * PADDED {
-            #unroll n 0..TILE
-            memory[TILE * 3u * TERMS_ROW + {n}u * 3u * PADDED + row{q}] = sum_up(a{q}_{n});
-            #end
-        }
-        #end
-        workgroupBarrier();
-        for (var i = local; i < rows * HIDDEN; i += THREADS) {
-            let n = i / HIDDEN;
-            let j = i % HIDDEN;
-            let sums = TILE * 3u * TERMS_ROW + n * 3u * PADDED;
-            var product = 0.0;
-            if first + n < step.next_count {
-                product = memory[sums + sum_of(0u, 3u, j)] + memory[sums + sum_of(1u, 3u, j)] + memory[sums + sum_of(2u, 3u, j)];
-            }
-            store_backward(first + n, j, product);
-            let terms = n * 3u * TERMS_ROW + j;
-            memory[terms + 0u * TERMS_ROW] = handed_back.x;
-            memory[terms + 1u * TERMS_ROW] = handed_back.y;
-            memory[terms + 2u * TERMS_ROW] = handed_back.z;
-        }
-    }
-}
-
-// What `quads` asks of a cell: a quad is a unit with its three gates. Behind them is a zero, or with
-// STREAM the third gate of x, since the reset gate is applied to that of h alone.
+// What the forms over quads and the kernels of all steps ask of a cell: a quad is a unit with its three gates.
+// Behind them stands with STREAM the third gate of x, since the reset gate is applied to that of h alone.
 
 @group(0) @binding(3) var<storage, read> weight_quads: array<FourWeights>;
 @group(0) @binding(4) var<storage, read> weight_quads_back: array<FourWeights>;
+@group(0) @binding(3) var<storage, read> weight_blocks: array<Weight>;
+@group(0) @binding(4) var<storage, read> weight_blocks_back: array<Weight>;
 
 const GATES: u32 = 3u;
 const QUAD_UNITS: u32 = 1u;
 
 fn finish_unit(n: u32, unit: u32, sums: vec4f) {
-    store_forward(n, unit, vec3f(0.0, 0.0, sums.w), sums.xyz);
+    store_forward(n, unit, vec4f(sums.xyz, select(0.0, sums.w, STREAM != 0u)));
 }
 
 // The third block of W_hh meets dq, which stands behind dn.

@@ -7,7 +7,8 @@
 //
 // Reads the previous h of its sequences and the weights of its unit; writes h' and y (or
 // `inner`), c' and, with SAVE, what the backward pass needs of the gates.
-#import sequence
+#import step
+#import half
 #import gates
 
 // 1: there are peepholes.
@@ -51,15 +52,51 @@ fn cell_clipped(c: f32) -> f32 {
     return c;
 }
 
-fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
-    if n >= row_count() {
-        return;
+// What a unit needs of storage that no invocation writes before the step is done: W_ih x + b_ih.
+alias Input = vec4f;
+// What it keeps for itself from step to step: c.
+alias Own = f32;
+var<private> own_after: Own;
+
+// For streams the input is in the product.
+fn input_of(n: u32, j: u32) -> Input {
+    if STREAM != 0u {
+        return vec4f();
     }
+    let at = step.gates_start + n * step.gates_row + j;
     let hidden = step.hidden;
-    let c_old = select(c[c_before(n) + j], 0.0, reset(n));
+    return vec4f(
+        f32(gates[at]),
+        f32(gates[at + hidden]),
+        f32(gates[at + 2u * hidden]),
+        f32(gates[at + 3u * hidden]),
+    );
+}
+
+// What the sums of a unit begin with: b_hh.
+fn bias_of(j: u32) -> vec4f {
+    let hidden = step.hidden;
+    let unit = bias_start() + j;
+    return vec4f(
+        bias_hh[unit],
+        bias_hh[unit + hidden],
+        bias_hh[unit + 2u * hidden],
+        bias_hh[unit + 3u * hidden],
+    );
+}
+
+fn own_of(n: u32, j: u32) -> Own {
+    return c[c_before(n) + j];
+}
+
+// Takes the sums of a unit of a sequence that has this step, bias included, through the gates.
+fn finish_forward(n: u32, j: u32, input: Input, own: Own, product: vec4f) {
+    let hidden = step.hidden;
+    let c_old = select(own, 0.0, reset(n));
     let at = step.gates_start + n * step.gates_row + j;
     if !live(n) {
         c[c_after(n) + j] = c_old;
+        own_after = c_old;
         if PROJECTED != 0u {
             y[step.inner_start + n * step.inner_row + j] = 0.0;
         } else {
@@ -72,23 +109,7 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
         }
         return;
     }
-    var input = streamed;
-    if STREAM == 0u {
-        input = vec4f(
-            f32(gates[at]),
-            f32(gates[at + hidden]),
-            f32(gates[at + 2u * hidden]),
-            f32(gates[at + 3u * hidden]),
-        );
-    }
-    let unit = bias_start() + j;
-    let bias = vec4f(
-        bias_hh[unit],
-        bias_hh[unit + hidden],
-        bias_hh[unit + 2u * hidden],
-        bias_hh[unit + 3u * hidden],
-    );
-    let pre = input + product + bias;
+    let pre = input + product;
     let pre_i = pre.x + peephole(0u, j, c_old);
     let pre_f = pre.y + peephole(1u, j, c_old);
     let i = gate(ACTIVATION_0, p0(), pre_i);
@@ -99,6 +120,7 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
     let g = gate(ACTIVATION_1, p1(), pre.z);
     let c_new = cell_clipped(f * c_old + i * g);
     c[c_after(n) + j] = c_new;
+    own_after = c_new;
     let pre_o = pre.w + peephole(2u, j, c_new);
     let o = gate(ACTIVATION_0, p0(), pre_o);
     let value = o * activate(ACTIVATION_2, p2(), c_new);
@@ -116,6 +138,12 @@ fn store_forward(n: u32, j: u32, streamed: vec4f, product: vec4f) {
             gates[at + 4u * hidden] = Gate(c_new);
             gates[at + 5u * hidden] = Gate(c_old);
         }
+    }
+}
+
+fn store_forward(n: u32, j: u32, product: vec4f) {
+    if n < row_count() {
+        finish_forward(n, j, input_of(n, j), own_of(n, j), product + bias_of(j));
     }
 }
 
@@ -150,10 +178,10 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
     }
     let row = four_h(n);
     let weights = recurrent_start(4u) + j;
-    var i = vec4f();
-    var f = vec4f();
-    var g = vec4f();
-    var o = vec4f();
+    var i = xi;
+    var f = xf;
+    var g = xg;
+    var o = xo;
     for (var k = 0u; k < step.output; k++) {
         let x = vec4f(h[row.x + k], h[row.y + k], h[row.z + k], h[row.w + k]);
         let w = weights + k * 4u * hidden;
@@ -162,105 +190,10 @@ fn forward(@builtin(global_invocation_id) id: vec3u) {
         g += x * weight_hh_t[w + 2u * hidden];
         o += x * weight_hh_t[w + 3u * hidden];
     }
-    store_forward(n, j, vec4f(xi.x, xf.x, xg.x, xo.x), vec4f(i.x, f.x, g.x, o.x));
-    store_forward(n + 1u, j, vec4f(xi.y, xf.y, xg.y, xo.y), vec4f(i.y, f.y, g.y, o.y));
-    store_forward(n + 2u, j, vec4f(xi.z, xf.z, xg.z, xo.z), vec4f(i.z, f.z, g.z, o.z));
-    store_forward(n + 3u, j, vec4f(xi.w, xf.w, xg.w, xo.w), vec4f(i.w, f.w, g.w, o.w));
-}
-
-// What `sequence` reads: W_hh in blocks.
-@group(0) @binding(4) var<storage, read> weight_blocks: array<Weight>;
-@group(0) @binding(5) var<storage, read> weight_blocks_back: array<Weight>;
-
-// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
-fn four_weight_hh_t(row: u32, nth: u32) -> FourWeights {
-    var w = FourWeights();
-    if row < 4u * PADDED {
-        let at = weights_of(row, 4u);
-        for (var i = 0u; i < 4u; i++) {
-            let k = 4u * nth + i;
-            if k < HIDDEN {
-                w = with_block_weight(w, i, at + k * 4u * UNITS);
-            }
-        }
-    }
-    return w;
-}
-
-// The sums of a step with weights that are not kept.
-fn sums_forward(local: u32) {
-    for (var r = local; r < 4u * PADDED; r += THREADS) {
-        let weights = weights_of(r, 4u);
-        for (var n = 0u; n < TILE; n++) {
-            var sum = 0.0;
-            for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[n * TERMS_ROW + k] * block_weight(weights + k * 4u * UNITS);
-            }
-            memory[TILE * TERMS_ROW + n * 4u * PADDED + r] = sum;
-        }
-    }
-}
-
-// All steps; see `sequence`.
-@compute @workgroup_size(THREADS)
-fn sequence_forward(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    begin_lane(group.z);
-    let first = group.x * TILE;
-    #unroll q 0..KEPT_ROWS
-    let row{q} = local + {q}u * THREADS;
-    #unroll k 0..KEPT_TERMS
-    let w{q}_{k} = four_weight_hh_t(row{q}, {k}u);
-    #end
-    #end
-    var held = 0u;
-    for (var nth = 0u; nth < params.steps; nth++) {
-        enter(nth);
-        let rows = rows_of(first, step.count);
-        // Sequences that begin here.
-        for (var i = local; i < rows * HIDDEN; i += THREADS) {
-            let n = i / HIDDEN;
-            let j = i % HIDDEN;
-            if n >= held {
-                memory[n * TERMS_ROW + j] = h[h_before(first + n) + j];
-            }
-        }
-        held = rows;
-        workgroupBarrier();
-        if KEPT_TERMS == 0u {
-            sums_forward(local);
-        }
-        #unroll q 0..KEPT_ROWS
-        #unroll n 0..TILE
-        var a{q}_{n} = vec4f();
-        #end
-        #unroll k 0..KEPT_TERMS
-        #unroll n 0..TILE
-        a{q}_{n} += four_weights(w{q}_{k}) * terms_at({n}u * TERMS_ROW + 4u * {k}u);
-        #end
-        #end
-        if row{q} < 4u * PADDED {
-            #unroll n 0..TILE
-            memory[TILE * 1u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
-            #end
-        }
-        #end
-        workgroupBarrier();
-        for (var i = local; i < rows * HIDDEN; i += THREADS) {
-            let n = i / HIDDEN;
-            let j = i % HIDDEN;
-            let sums = TILE * TERMS_ROW + n * 4u * PADDED;
-            store_forward(first + n, j, vec4f(), vec4f(
-                memory[sums + sum_of(0u, 4u, j)],
-                memory[sums + sum_of(1u, 4u, j)],
-                memory[sums + sum_of(2u, 4u, j)],
-                memory[sums + sum_of(3u, 4u, j)],
-            ));
-            memory[n * TERMS_ROW + j] = handed;
-        }
-    }
+    store_forward(n, j, vec4f(i.x, f.x, g.x, o.x));
+    store_forward(n + 1u, j, vec4f(i.y, f.y, g.y, o.y));
+    store_forward(n + 2u, j, vec4f(i.z, f.z, g.z, o.z));
+    store_forward(n + 3u, j, vec4f(i.w, f.w, g.w, o.w));
 }
 
 // One step of back-propagation through time:
@@ -291,17 +224,52 @@ fn peephole_weight(gate: u32, j: u32) -> f32 {
     return 0.0;
 }
 
-// The gradients of the gates that `store_backward` found last.
+// What a unit needs of storage that is not written: the gates that were kept, c after the step and before
+// it, the gradient of the output.
+struct Saved {
+    gates: vec4f,
+    c_new: f32,
+    c_old: f32,
+    dy: f32,
+}
+// What it keeps for itself from step to step: the gradients of h past the gates and of c.
+alias OwnBack = vec2f;
+var<private> own_after_back: OwnBack;
+// The gradients of the gates that were found last.
 var<private> handed_back: vec4f;
 
-fn store_backward(n: u32, j: u32, product: f32) {
-    if n >= step.count {
-        return;
+fn saved_of(n: u32, j: u32) -> Saved {
+    let hidden = step.hidden;
+    let at = step.gates_start + n * step.gates_row + j;
+    var saved: Saved;
+    saved.gates = vec4f(
+        f32(saved_gates[at]),
+        f32(saved_gates[at + hidden]),
+        f32(saved_gates[at + 2u * hidden]),
+        f32(saved_gates[at + 3u * hidden]),
+    );
+    saved.c_new = saved_c[c_after(n) + j];
+    saved.c_old = saved_c[c_before(n) + j];
+    if PROJECTED == 0u {
+        saved.dy = output_gradient(n, j);
     }
+    return saved;
+}
+
+fn own_back_of(n: u32, j: u32) -> OwnBack {
+    var own = vec2f(0.0, dstate[dstate_start() + step.dc_start + n * step.hidden + j]);
+    if PROJECTED == 0u {
+        own.x = past_gates(n, j);
+    }
+    return own;
+}
+
+// Takes the product of a unit of a sequence that has this step through the gates.
+fn finish_backward(n: u32, j: u32, saved: Saved, own: OwnBack, product: f32) {
     let hidden = step.hidden;
     var dh = product;
     if PROJECTED == 0u {
-        dh = state_gradient(n, j, product);
+        dh = sum_gradients(n, own.x, saved.dy, product);
     }
     let to = step.dgates_start + n * step.dgates_row + j;
     let c_state = dstate_start() + step.dc_start + n * hidden + j;
@@ -314,14 +282,14 @@ fn store_backward(n: u32, j: u32, product: f32) {
         if PROJECTED == 0u {
             dstate[dstate_start() + n * step.output + j] = dh;
         }
-        dstate[c_state] = select(dstate[c_state], 0.0, zeroed);
+        own_after_back = vec2f(dh, select(own.y, 0.0, zeroed));
+        dstate[c_state] = own_after_back.y;
         return;
     }
-    let at = step.gates_start + n * step.gates_row + j;
-    let kept_i = f32(saved_gates[at]);
-    let kept_f = f32(saved_gates[at + hidden]);
-    let kept_g = f32(saved_gates[at + 2u * hidden]);
-    let kept_o = f32(saved_gates[at + 3u * hidden]);
+    let kept_i = saved.gates.x;
+    let kept_f = saved.gates.y;
+    let kept_g = saved.gates.z;
+    let kept_o = saved.gates.w;
     let i = gate_value(ACTIVATION_0, p0(), kept_i);
     let g = gate_value(ACTIVATION_1, p1(), kept_g);
     let o = gate_value(ACTIVATION_0, p0(), kept_o);
@@ -329,12 +297,12 @@ fn store_backward(n: u32, j: u32, product: f32) {
     if COUPLED == 0u {
         f = gate_value(ACTIVATION_0, p0(), kept_f);
     }
-    let c_new = saved_c[c_after(n) + j];
-    let c_old = select(saved_c[c_before(n) + j], 0.0, zeroed);
+    let c_new = saved.c_new;
+    let c_old = select(saved.c_old, 0.0, zeroed);
     let b = activate(ACTIVATION_2, p2(), c_new);
 
     let d_o = dh * b * gate_slope(ACTIVATION_0, p0(), kept_o, o);
-    var dc = dstate[c_state] + dh * o * slope(ACTIVATION_2, p2(), c_new, b)
+    var dc = own.y + dh * o * slope(ACTIVATION_2, p2(), c_new, b)
         + d_o * peephole_weight(2u, j);
     if CELL_CLIP != 0u {
         dc = select(dc, 0.0, abs(c_new) >= step.cell_clip.x);
@@ -357,7 +325,14 @@ fn store_backward(n: u32, j: u32, product: f32) {
         dstate[dstate_start() + n * step.output + j] = 0.0;
     }
     let dc_old = dc * f + d_i * peephole_weight(0u, j) + d_f * peephole_weight(1u, j);
-    dstate[c_state] = select(dc_old, 0.0, zeroed);
+    own_after_back = vec2f(0.0, select(dc_old, 0.0, zeroed));
+    dstate[c_state] = own_after_back.y;
+}
+
+fn store_backward(n: u32, j: u32, product: f32) {
+    if n < step.count {
+        finish_backward(n, j, saved_of(n, j), own_back_of(n, j), product);
+    }
 }
 
 @compute @workgroup_size(WORKGROUP)
@@ -390,112 +365,18 @@ fn backward(@builtin(global_invocation_id) id: vec3u) {
     store_backward(n + 3u, j, dh.w);
 }
 
-// Four weights of a sum; those behind the last term are 0, as are all behind the last sum.
-fn four_weight_hh(row: u32, nth: u32) -> FourWeights {
-    var w = FourWeights();
-    if row < 4u * PADDED {
-        let at = weights_back(row);
-        for (var i = 0u; i < 4u; i++) {
-            let k = 4u * nth + i;
-            if k < HIDDEN {
-                w = with_block_weight_back(w, i, at + k * UNITS);
-            }
-        }
-    }
-    return w;
-}
-
-// The sums of a step back with weights that are not kept.
-fn sums_backward(local: u32) {
-    for (var r = local; r < 4u * PADDED; r += THREADS) {
-        let weights = weights_back(r);
-        let gate = r % (4u * UNITS) / UNITS;
-        for (var n = 0u; n < TILE; n++) {
-            let terms = (n * 4u + gate) * TERMS_ROW;
-            var sum = 0.0;
-            for (var k = 0u; k < HIDDEN; k++) {
-                sum += memory[terms + k] * block_weight_back(weights + k * UNITS);
-            }
-            memory[TILE * 4u * TERMS_ROW + n * 4u * PADDED + r] = sum;
-        }
-    }
-}
-
-// All steps back.
-@compute @workgroup_size(THREADS)
-fn sequence_backward(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    begin_lane(group.z);
-    let first = group.x * TILE;
-    #unroll q 0..KEPT_ROWS
-    let row{q} = local + {q}u * THREADS;
-    #unroll k 0..KEPT_TERMS
-    let w{q}_{k} = four_weight_hh(row{q}, {k}u);
-    #end
-    #end
-    // The gradients of the step after the last one, where there is one.
-    enter(params.steps - 1u);
-    let after = rows_of(first, step.next_count);
-    for (var i = local; i < after * 4u * HIDDEN; i += THREADS) {
-        let n = i / (4u * HIDDEN);
-        let gate = i / HIDDEN % 4u;
-        let source = step.dgates_next + (first + n) * step.dgates_row + gate * HIDDEN;
-        memory[(n * 4u + gate) * TERMS_ROW + i % HIDDEN] = dgates[source + i % HIDDEN];
-    }
-    for (var nth = params.steps; nth > 0u; nth--) {
-        enter(nth - 1u);
-        let rows = rows_of(first, step.count);
-        workgroupBarrier();
-        if KEPT_TERMS == 0u {
-            sums_backward(local);
-        }
-        #unroll q 0..KEPT_ROWS
-        let gate{q} = row{q} % (4u * UNITS) / UNITS;
-        #unroll n 0..TILE
-        var a{q}_{n} = vec4f();
-        #end
-        #unroll k 0..KEPT_TERMS
-        #unroll n 0..TILE
-        a{q}_{n} += four_weights(w{q}_{k}) * terms_at(({n}u * 4u + gate{q}) * TERMS_ROW + 4u * {k}u);
-        #end
-        #end
-        if row{q} < 4u * PADDED {
-            #unroll n 0..TILE
-            memory[TILE * 4u * TERMS_ROW + {n}u * 4u * PADDED + row{q}] = sum_up(a{q}_{n});
-            #end
-        }
-        #end
-        workgroupBarrier();
-        for (var i = local; i < rows * HIDDEN; i += THREADS) {
-            let n = i / HIDDEN;
-            let j = i % HIDDEN;
-            let sums = TILE * 4u * TERMS_ROW + n * 4u * PADDED;
-            var product = 0.0;
-            if first + n < step.next_count {
-                product = memory[sums + sum_of(0u, 4u, j)] + memory[sums + sum_of(1u, 4u, j)] + memory[sums + sum_of(2u, 4u, j)] + memory[sums + sum_of(3u, 4u, j)];
-            }
-            store_backward(first + n, j, product);
-            let terms = n * 4u * TERMS_ROW + j;
-            memory[terms + 0u * TERMS_ROW] = handed_back.x;
-            memory[terms + 1u * TERMS_ROW] = handed_back.y;
-            memory[terms + 2u * TERMS_ROW] = handed_back.z;
-            memory[terms + 3u * TERMS_ROW] = handed_back.w;
-        }
-    }
-}
-
-// What `quads` asks of a cell: a quad is a unit with its four gates.
+// What the forms over quads and the kernels of all steps ask of a cell: a quad is a unit with its four gates.
 
 @group(0) @binding(4) var<storage, read> weight_quads: array<FourWeights>;
 @group(0) @binding(5) var<storage, read> weight_quads_back: array<FourWeights>;
+@group(0) @binding(4) var<storage, read> weight_blocks: array<Weight>;
+@group(0) @binding(5) var<storage, read> weight_blocks_back: array<Weight>;
 
 const GATES: u32 = 4u;
 const QUAD_UNITS: u32 = 1u;
 
 fn finish_unit(n: u32, unit: u32, sums: vec4f) {
-    store_forward(n, unit, vec4f(), sums);
+    store_forward(n, unit, sums);
 }
 
 fn gradient_of(term: u32) -> u32 {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
 #[cfg(feature = "gpu")]
 use crate::plan::Portion;
-use crate::plan::{BufferId, Plan, Role};
+use crate::plan::{BufferId, DeviceKind, Plan, Role};
 use crate::tensor::Tensor;
 
 /// A [`Plan`] over the memory of a [`Context`].
@@ -27,6 +27,11 @@ pub struct Program {
     #[cfg(feature = "gpu")]
     recording: Option<Recording>,
 }
+
+/// Dispatches of the first of several submissions: on an NVIDIA H200 a call of 524 dispatches ended 0.9 ms of 3.4
+/// earlier so, one of 123 0.1 ms of 0.86.
+#[cfg(feature = "gpu")]
+const EARLY: usize = 32;
 
 impl Program {
     /// Binds a plan: `bound` gives memory to some buffers (weights, states shared with other
@@ -228,7 +233,13 @@ impl Program {
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 if let Some(recording) = &self.recording {
-                    for part in self.plan.parts(steps, Portion::default()) {
+                    let portion = Portion::default();
+                    // An adapter on the CPU has no time of its own to win.
+                    let first = match self.context.target().kind {
+                        DeviceKind::Software => portion.dispatches,
+                        _ => EARLY,
+                    };
+                    for part in self.plan.growing_parts(steps, first, portion) {
                         let mut encoder = gpu.device.create_command_encoder(&Default::default());
                         recording.record(&mut encoder, &self.plan.name, part, None);
                         gpu.queue.submit([encoder.finish()]);

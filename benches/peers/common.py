@@ -197,15 +197,19 @@ def apart(measure: Callable, shape: Shape, mode: str, options) -> dict:
         child.join()
 
 
-def _send(sender, measure: Callable, shape: Shape, mode: str, options) -> None:
+def here(measure: Callable, shape: Shape, mode: str, options) -> dict:
+    """`measure(shape, mode, options)`, or what kept it from a result as the row of its shape."""
     try:
-        result = measure(shape, mode, options)
+        return measure(shape, mode, options)
     except NotImplementedError as e:
-        result = row(shape, mode, "unsupported", str(e))
+        return row(shape, mode, "unsupported", str(e))
     except Exception as e:  # whatever a library throws is the result of its shape
         line = " ".join(str(e).split()) or type(e).__name__
-        result = row(shape, mode, "error", line[:300])
-    sender.send(result)
+        return row(shape, mode, "error", line[:300])
+
+
+def _send(sender, measure: Callable, shape: Shape, mode: str, options) -> None:
+    sender.send(here(measure, shape, mode, options))
 
 
 class Memory:

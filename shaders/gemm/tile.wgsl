@@ -4,7 +4,7 @@
 // half of them of A, the others of B, which makes DEPTH = 2 * SIDE / BLOCKS. Blocks of
 // the next DEPTH are read while these are multiplied.
 //
-// SIDE, BLOCKS and DEPTH stand before this text; the inner loop is written out, so
+// SIDE, BLOCKS, DEPTH and NESTED stand before this text; the inner loop is written out, so
 // that its bounds need no check at run time.
 //
 // Staged are vec4s of four rows of A, or columns of B, at one k. Neighbours read along
@@ -15,9 +15,16 @@
 // vec4s of one k, blocks along k, and what all of one operand take.
 const WIDTH: u32 = BLOCKS * SIDE;
 const DEEP: u32 = DEPTH / 4u;
-const HALF: u32 = DEPTH * WIDTH;
 
+
+// Of A, then of B. In arrays of arrays a number that is known needs no check at run time: on an NVIDIA H200
+// tiles of 128 x 128 were 6 to 8 % faster so, and those of 64 x 64 up to 20 % slower.
+#if NESTED
+var<workgroup> staged: array<array<array<vec4f, WIDTH>, DEPTH>, 2>;
+#else
+const HALF: u32 = DEPTH * WIDTH;
 var<workgroup> staged: array<vec4f, 2u * HALF>;
+#end
 
 // Where the vec4 `block` of a k stands among its WIDTH.
 fn place(block: u32, k: u32) -> u32 {
@@ -68,7 +75,12 @@ fn tile(
     let deep = select(part / WIDTH, part % DEEP, along_k) * 4u;
     let block = select(part % WIDTH, part / DEEP, along_k);
     let at = select(col, row, of_a) + 4u * block;
-    let to = select(HALF, 0u, of_a) + deep * WIDTH + place(block, deep);
+    let half = select(1u, 0u, of_a);
+#if NESTED
+    let to = place(block, deep);
+#else
+    let to = half * HALF + deep * WIDTH + place(block, deep);
+#end
 
     let x = local % SIDE;
     let y = local / SIDE;
@@ -83,7 +95,11 @@ fn tile(
     var next = operand(of_a, at, k + deep, end);
     for (; k < end; k += DEPTH) {
 #unroll q 4
+#if NESTED
+        staged[half][deep + {q}u][to] = next[{q}];
+#else
         staged[to + {q}u * WIDTH] = next[{q}];
+#end
 #end
         workgroupBarrier();
         if k + DEPTH < end {
@@ -92,8 +108,13 @@ fn tile(
 #unroll q DEPTH
         {
 #unroll u BLOCKS
+#if NESTED
+            let a{u} = staged[0][{q}][place(y + {u}u * SIDE, {q}u)];
+            let b{u} = staged[1][{q}][place(x + {u}u * SIDE, {q}u)];
+#else
             let a{u} = staged[{q}u * WIDTH + place(y + {u}u * SIDE, {q}u)];
             let b{u} = staged[HALF + {q}u * WIDTH + place(x + {u}u * SIDE, {q}u)];
+#end
 #end
 #unroll u BLOCKS
 #unroll v BLOCKS

@@ -14,9 +14,10 @@
 // instead, where this takes a store of all and sixteen loads of some.
 #import quads
 
-// THREADS invocations, and WORKGROUP_FLOATS for as many vec4s of each sequence, are those of `sequence`,
-// which the cells import.
 const SEQUENCES: u32 = 1u;
+const THREADS: u32 = 64u;
+// A vec4 for each sequence and invocation.
+const WORKGROUP_FLOATS: u32 = 256u;
 
 // Partial sums that an invocation adds up, and how many such sums a sequence then has.
 const ADDED: u32 = 16u;

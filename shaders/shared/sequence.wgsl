@@ -1,88 +1,296 @@
-// What the kernels that run all steps of a level have in common.
+// All steps of a level in one dispatch, on a GPU.
 //
-// A workgroup of THREADS invocations owns TILE sequences of a lane from their first step to their last; a
-// sequence needs none of another. In every step
-//   1. an invocation computes some of the G x H sums of every sequence, over H terms each: of h before
-//      the step with the weights of a gate's unit, or back of a gate's gradients in the step after
-//      with those of the gate for a unit;
-//   2. after a barrier, an invocation takes the sums of a unit of a sequence through the gates, always
-//      of the same ones, so that what a unit keeps for itself (c, h for the update gate) passes through
-//      storage without a barrier, and leaves the terms of the next step in workgroup memory.
+// A workgroup owns TILE sequences of a lane from their first step to their last; a sequence needs none of
+// another. As in `quads` a quad is four sums that are taken together: those of the gates of a unit, or where
+// there is one gate of four neighbouring units; back, those of four neighbouring units. The sums run over
+// H terms (h before the step), back over G * H (the gates' gradients in the step after).
 //
-// With KEPT_TERMS an invocation keeps the weights of its KEPT_ROWS sums in registers: variables with
-// names of their own, since an array that is indexed at run time would be spilled; with HALF two to a
-// register. A step then reads
-// from storage only what belongs to it. Without, the weights are read in every step.
+// An invocation sums a part of the terms, CHUNK of them, of QUADS quads: COLUMNS invocations side by side have
+// all quads, and PARTS such rows of invocations all terms. In every step
+//   1. it multiplies its weights with its terms, which the invocations beside it read too, so that workgroup
+//      memory serves them all with one access, and each access 4 * QUADS multiplications; and leaves the sums
+//      of its part;
+//   2. after a barrier, an invocation takes the sums of a unit of a sequence through the gates, always of the
+//      same ones, so that what a unit keeps for itself (c, h for the update gate) stays in a register, and
+//      leaves the terms of the next step in workgroup memory.
+// What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
+// as a step of a small layer.
+// That is two barriers. Where there is one part, with ALONE, an invocation takes its own sums through the gates,
+// and with a second place for the terms of the next step one barrier is enough.
 //
-// Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS]: neighbouring invocations
-// read neighbouring words.
+// The first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
+// is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has
+// 65,536 registers, so that 256 invocations have 255 each. Those of the next NEAR terms are in workgroup memory,
+// and what is left is read in every step, from the cache nearest to the multiprocessor as long as it is little.
 //
-// A cell that imports this declares them as `weight_blocks` and `weight_blocks_back`.
-#import step
-#import half
+// Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS].
 
+// 1: the steps back.
+const BACK: u32 = 0u;
 const THREADS: u32 = 64u;
 const TILE: u32 = 1u;
 // H; its size makes addresses in workgroup memory constants.
 const HIDDEN: u32 = 1u;
 // Units of a block of weights.
 const UNITS: u32 = 16u;
-// Vectors of four weights that are kept of a row, and rows; or 0.
-const KEPT_TERMS: u32 = 0u;
-const KEPT_ROWS: u32 = 0u;
-// The terms of TILE sequences, then the sums.
-const WORKGROUP_FLOATS: u32 = 1u;
+// What an invocation sums, and how invocations share the sums.
+const QUADS: u32 = 1u;
+const COLUMNS: u32 = 1u;
+const PARTS: u32 = 1u;
+const ALONE: u32 = 0u;
+// Places for terms: two with ALONE.
+const SIDES: u32 = 1u;
+const CHUNK: u32 = 4u;
+// Multiples of four, like CHUNK.
+const KEPT: u32 = 0u;
+const NEAR: u32 = 0u;
+// Units of sequences that an invocation takes through the gates.
+const OWNED: u32 = 1u;
+// What the terms, the sums of the parts and the weights in workgroup memory take.
+const WORKGROUP_FLOATS: u32 = 8u;
 
-// From one row of terms to the next.
-const TERMS_ROW: u32 = (HIDDEN + 3u) / 4u * 4u;
-// H with the last block filled.
-const PADDED: u32 = (HIDDEN + UNITS - 1u) / UNITS * UNITS;
+#if BACK
+const TERMS: u32 = GATES * HIDDEN;
+const SLOTS: u32 = 1u;
+const UNITS_OF_QUAD: u32 = 4u;
+const SUMS: u32 = 4u;
+#else
+const TERMS: u32 = HIDDEN;
+const SLOTS: u32 = GATES;
+const UNITS_OF_QUAD: u32 = QUAD_UNITS;
+const SUMS: u32 = GATES * QUAD_UNITS;
+#end
+const ALL_QUADS: u32 = (HIDDEN + UNITS_OF_QUAD - 1u) / UNITS_OF_QUAD;
 
-var<workgroup> memory: array<f32, WORKGROUP_FLOATS>;
+// Arrays of arrays: a number that is known needs no check at run time, and that of a part is checked once.
+// Behind the last term are zeros.
+var<workgroup> terms: array<array<array<array<f32, CHUNK>, PARTS>, TILE>, SIDES>;
+#if ALONE
+#else
+var<workgroup> sums: array<array<array<vec4f, ALL_QUADS>, TILE>, PARTS>;
+#end
+#if NEAR
+var<workgroup> near: array<array<array<FourWeights, THREADS>, QUADS>, NEAR>;
+#end
+
+// The weights of a quad for a term; 0 behind the last of either.
+fn quad_weights(quad: u32, term: u32) -> FourWeights {
+    var w = FourWeights();
+    if quad < ALL_QUADS && term < TERMS {
+#unroll i 0..4
+        if {i}u < SUMS {
+            let unit = quad * UNITS_OF_QUAD + {i}u % UNITS_OF_QUAD;
+            let block = unit / UNITS * TERMS * SLOTS + term * SLOTS + {i}u / UNITS_OF_QUAD;
+            let at = weights_start() + block * UNITS + unit % UNITS;
+#if BACK
+            w = with_weight(w, {i}u, weight_blocks_back[weight_place(at)], at);
+#else
+            w = with_weight(w, {i}u, weight_blocks[weight_place(at)], at);
+#end
+        }
+#end
+    }
+    return w;
+}
 
 // How many of the sequences from `first` on are in a step.
 fn rows_of(first: u32, count: u32) -> u32 {
     return min(max(count, first) - first, TILE);
 }
 
-// The first weight of a sum of a cell with G gates; from one term to the next are G * UNITS.
-fn weights_of(row: u32, gates: u32) -> u32 {
-    let width = gates * UNITS;
-    return weights_start() + row / width * HIDDEN * width + row % width;
+#if ALONE
+#else
+// The sums of a unit of a sequence over all parts.
+fn sums_of(n: u32, unit: u32) -> vec4f {
+    let quad = unit / UNITS_OF_QUAD;
+    var all = vec4f();
+#unroll p 0..PARTS
+    all += sums[{p}][n][quad];
+#end
+    return all;
+}
+#end
+
+// A term of the nth step.
+fn set_term(nth: u32, n: u32, term: u32, value: f32) {
+    terms[nth % SIDES][n][term / CHUNK][term % CHUNK] = value;
 }
 
-// The first weight of a sum back; from one term to the next are UNITS.
-fn weights_back(row: u32) -> u32 {
-    return weights_start() + row / UNITS * HIDDEN * UNITS + row % UNITS;
+// That of the nth step in the order that they are run in.
+fn nth_moment(nth: u32) -> Moment {
+    let run = min(nth, params.steps - 1u);
+#if BACK
+    return moment_at(params.steps - 1u - run);
+#else
+    return moment_at(run);
+#end
 }
 
-fn block_weight(at: u32) -> f32 {
-    return one_weight(weight_blocks[weight_place(at)], at);
-}
+#if BACK
+@compute @workgroup_size(THREADS)
+fn sequence_backward(
+#else
+@compute @workgroup_size(THREADS)
+fn sequence_forward(
+#end
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    begin_lane(group.z);
+    let first = group.x * TILE;
+    let part = local / COLUMNS;
+    let start = part * CHUNK;
+#unroll q 0..QUADS
+    let quad{q} = local % COLUMNS + {q}u * COLUMNS;
+#unroll k 0..KEPT
+    let w{q}_{k} = quad_weights(quad{q}, start + {k}u);
+#end
+#unroll k 0..NEAR
+    near[{k}][{q}][local] = quad_weights(quad{q}, start + KEPT + {k}u);
+#end
+#end
+    var now = nth_moment(0u);
+    var then = nth_moment(1u);
+    enter(now);
+#if BACK
+    // The gradients of the step after the last one, where there is one.
+    let after = rows_of(first, step.next_count);
+    for (var i = local; i < after * TERMS; i += THREADS) {
+        let source = step.dgates_next + (first + i / TERMS) * step.dgates_row;
+        set_term(0u, i / TERMS, i % TERMS, dgates[source + gradient_of(i % TERMS)]);
+    }
+#end
+#unroll m 0..OWNED
+#if ALONE
+    let n{m} = {m}u;
+    let j{m} = local;
+#else
+    let n{m} = (local + {m}u * THREADS) / HIDDEN;
+    let j{m} = (local + {m}u * THREADS) % HIDDEN;
+#end
+#if BACK
+    var given{m} = Saved();
+    var own{m} = OwnBack();
+    if n{m} < rows_of(first, step.count) {
+        given{m} = saved_of(first + n{m}, j{m});
+    }
+#else
+    let bias{m} = bias_of(j{m});
+    var given{m} = Input();
+    var own{m} = Own();
+    if n{m} < rows_of(first, step.count) {
+        given{m} = input_of(first + n{m}, j{m});
+    }
+#end
+#end
+    var held = 0u;
+    for (var nth = 0u; nth < params.steps; nth++) {
+        let rows = rows_of(first, step.count);
+        // Sequences that begin here.
+#unroll m 0..OWNED
+        if n{m} >= held && n{m} < rows {
+#if BACK
+            own{m} = own_back_of(first + n{m}, j{m});
+#else
+            own{m} = own_of(first + n{m}, j{m});
+            set_term(nth, n{m}, j{m}, h[h_before(first + n{m}) + j{m}]);
+#end
+        }
+#end
+        held = rows;
+        workgroupBarrier();
 
-fn block_weight_back(at: u32) -> f32 {
-    return one_weight(weight_blocks_back[weight_place(at)], at);
-}
+        let side = nth % SIDES;
+        let later = nth_moment(nth + 2u);
+#unroll q 0..QUADS
+#unroll n 0..TILE
+        var sum{q}_{n} = vec4f();
+#end
+#end
+#unroll k 0..KEPT
+#unroll n 0..TILE
+        let x{n}_{k} = terms[side][{n}][part][{k}];
+#unroll q 0..QUADS
+        sum{q}_{n} += x{n}_{k} * four_weights(w{q}_{k});
+#end
+#end
+#end
+#unroll k 0..NEAR
+#unroll n 0..TILE
+        let xn{n}_{k} = terms[side][{n}][part][KEPT + {k}u];
+#unroll q 0..QUADS
+        sum{q}_{n} += xn{n}_{k} * four_weights(near[{k}][{q}][local]);
+#end
+#end
+#end
+        for (var k = KEPT + NEAR; k < CHUNK; k += 4u) {
+#unroll q 0..QUADS
+#unroll i 0..4
+            let v{q}_{i} = quad_weights(quad{q}, start + k + {i}u);
+#end
+#end
+#unroll i 0..4
+#unroll n 0..TILE
+            let x{n}_{i} = terms[side][{n}][part][k + {i}u];
+#unroll q 0..QUADS
+            sum{q}_{n} += x{n}_{i} * four_weights(v{q}_{i});
+#end
+#end
+#end
+        }
+        // What the gates of the next step need is on its way from here.
+        enter(then);
+#unroll m 0..OWNED
+        var next{m} = given{m};
+        if n{m} < rows_of(first, step.count) {
+#if BACK
+            next{m} = saved_of(first + n{m}, j{m});
+#else
+            next{m} = input_of(first + n{m}, j{m});
+#end
+        }
+#end
+#if ALONE
+#else
+#unroll q 0..QUADS
+        if quad{q} < ALL_QUADS {
+#unroll n 0..TILE
+            sums[part][{n}][quad{q}] =
+                vec4f(sum{q}_{n}.xyz, select(0.0, sum{q}_{n}.w, SUMS > 3u));
+#end
+        }
+#end
+#end
+        enter(now);
+#if ALONE
+#else
+        workgroupBarrier();
+#end
 
-// Four weights with weight `at` as the i-th, which was 0.
-fn with_block_weight(four: FourWeights, i: u32, at: u32) -> FourWeights {
-    return with_weight(four, i, weight_blocks[weight_place(at)], at);
-}
-
-fn with_block_weight_back(four: FourWeights, i: u32, at: u32) -> FourWeights {
-    return with_weight(four, i, weight_blocks_back[weight_place(at)], at);
-}
-
-// The place of a unit's sum of a gate among those of a sequence.
-fn sum_of(gate: u32, gates: u32, unit: u32) -> u32 {
-    return (unit / UNITS * gates + gate) * UNITS + unit % UNITS;
-}
-
-// Four terms.
-fn terms_at(at: u32) -> vec4f {
-    return vec4f(memory[at], memory[at + 1u], memory[at + 2u], memory[at + 3u]);
-}
-
-fn sum_up(v: vec4f) -> f32 {
-    return (v.x + v.y) + (v.z + v.w);
+#unroll m 0..OWNED
+        if n{m} < rows {
+#if ALONE
+            let all{m} = vec4f(sum0_{m}.xyz, select(0.0, sum0_{m}.w, SUMS > 3u));
+#else
+            let all{m} = sums_of(n{m}, j{m});
+#end
+#if BACK
+            let product{m} = select(0.0, all{m}[j{m} % 4u], first + n{m} < step.next_count);
+            finish_backward(first + n{m}, j{m}, given{m}, own{m}, product{m});
+            own{m} = own_after_back;
+#unroll g 0..GATES
+            set_term(nth + 1u, n{m}, {g}u * HIDDEN + j{m}, handed_back[{g}]);
+#end
+#else
+            finish_forward(first + n{m}, j{m}, given{m}, own{m}, all{m} + bias{m});
+            own{m} = own_after;
+            set_term(nth + 1u, n{m}, j{m}, handed);
+#end
+        }
+        given{m} = next{m};
+#end
+        now = then;
+        then = later;
+        enter(now);
+    }
 }

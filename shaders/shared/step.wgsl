@@ -105,21 +105,55 @@ var<private> handed: f32;
 // halves of `h` has its state.
 @group(0) @binding(1) var<storage, read> mask: array<u32>;
 
-// Takes the values of a moment from entry `nth` of the lane's table.
-fn enter(nth: u32) {
+// What differs from step to step.
+struct Moment {
+    count: u32,
+    next_count: u32,
+    gates_start: u32,
+    dgates_start: u32,
+    dgates_next: u32,
+    h_from: u32,
+    h_next: u32,
+    c_from: u32,
+    c_next: u32,
+    y_start: u32,
+    mask_start: u32,
+    mask_next: u32,
+}
+
+// Entry `nth` of the lane's table.
+fn moment_at(nth: u32) -> Moment {
     let at = step.table + nth * 12u;
-    step.count = mask[at];
-    step.next_count = mask[at + 1u];
-    step.gates_start = mask[at + 2u];
-    step.dgates_start = mask[at + 3u];
-    step.dgates_next = mask[at + 4u];
-    step.h_from = mask[at + 5u];
-    step.h_next = mask[at + 6u];
-    step.c_from = mask[at + 7u];
-    step.c_next = mask[at + 8u];
-    step.y_start = mask[at + 9u];
-    step.mask_start = mask[at + 10u];
-    step.mask_next = mask[at + 11u];
+    return Moment(
+        mask[at],
+        mask[at + 1u],
+        mask[at + 2u],
+        mask[at + 3u],
+        mask[at + 4u],
+        mask[at + 5u],
+        mask[at + 6u],
+        mask[at + 7u],
+        mask[at + 8u],
+        mask[at + 9u],
+        mask[at + 10u],
+        mask[at + 11u],
+    );
+}
+
+// Makes it the moment of the step at hand.
+fn enter(moment: Moment) {
+    step.count = moment.count;
+    step.next_count = moment.next_count;
+    step.gates_start = moment.gates_start;
+    step.dgates_start = moment.dgates_start;
+    step.dgates_next = moment.dgates_next;
+    step.h_from = moment.h_from;
+    step.h_next = moment.h_next;
+    step.c_from = moment.c_from;
+    step.c_next = moment.c_next;
+    step.y_start = moment.y_start;
+    step.mask_start = moment.mask_start;
+    step.mask_next = moment.mask_next;
 }
 
 // Takes the parameters of the lane that is `lane` behind the first.
@@ -135,7 +169,7 @@ fn begin_lane(lane: u32) {
 fn begin(lane: u32) {
     begin_lane(lane);
     if BESIDE != 0u {
-        enter(0u);
+        enter(moment_at(0u));
     }
 }
 
@@ -263,12 +297,24 @@ fn hold_state(n: u32, unit: u32) {
 // The gradient of h after this step: what comes through the gates of the next step
 // (`product`), past them, and from the output.
 fn state_gradient(n: u32, unit: u32, product: f32) -> f32 {
-    var dh = dstate[dstate_start() + n * step.output + unit] + product;
+    return sum_gradients(n, past_gates(n, unit), output_gradient(n, unit), product);
+}
+
+fn past_gates(n: u32, unit: u32) -> f32 {
+    return dstate[dstate_start() + n * step.output + unit];
+}
+
+fn output_gradient(n: u32, unit: u32) -> f32 {
+    return dy[step.y_start + n * step.y_row + unit];
+}
+
+fn sum_gradients(n: u32, past: f32, of_output: f32, product: f32) -> f32 {
+    var dh = past + product;
     if reset_next(n) {
         dh = 0.0;
     }
     if live(n) {
-        dh += dy[step.y_start + n * step.y_row + unit];
+        dh += of_output;
     }
     return dh;
 }

@@ -8,26 +8,30 @@
 // All invocations stage DEPTH terms at a time, weights as they stand and of the operands four
 // sequences in a vec4, while the next ones are on their way in registers. Per term an invocation then
 // reads a vec4 of weights and SEQUENCES / 4 of operands from workgroup memory and multiplies
-// 4 * SEQUENCES times: 16 or 32 multiplications to 2 or 3 loads. Weights are read once for every
-// 4 * SEQUENCES sequences. What is staged takes 12 to 16 KiB, so that one of the smallest
-// multiprocessors holds two workgroups.
+// 4 * SEQUENCES times: 16, 32 or 64 multiplications to 2, 3 or 5 loads. Weights are read once for every
+// 4 * SEQUENCES sequences. The fewer workgroups there are, the deeper they stage, so that enough is on its
+// way at once.
 //
 // `place` exchanges the vec4s of a term by its number, so that neighbouring terms, as they are
 // written, and all quads of a term, as they are read, stand in different banks.
 #import quads
 
-// 4 or 8, and a fourth of it: the vec4s of operands that an invocation stages, and those of a term
-// that it reads.
+// 4, 8 or 16, and a fourth of it: the vec4s of operands of a term that an invocation reads.
 const SEQUENCES: u32 = 8u;
 const FOURS: u32 = 2u;
-// 2, 4 or 8, and the vec4s of weights that an invocation stages: a fourth of it, but at least one.
+// 2, 4 or 8
 const TILE_QUADS: u32 = 8u;
+// 64, 128 or 256
+const DEPTH: u32 = 64u;
+// The vec4s of weights that an invocation stages, at least one, and of operands.
 const STAGED: u32 = 2u;
-// THREADS / 4 / TILE_QUADS, and DEPTH / SLICES. THREADS and WORKGROUP_FLOATS are those of `sequence`,
-// which the cells import.
+const OPERANDS: u32 = 2u;
+const THREADS: u32 = 256u;
+// THREADS / 4 / TILE_QUADS, and DEPTH / SLICES.
 const SLICES: u32 = 8u;
 const TERMS: u32 = 8u;
-const DEPTH: u32 = 64u;
+// What is staged, or the sums of half of the slices.
+const WORKGROUP_FLOATS: u32 = 4096u;
 
 // Sequences of a workgroup, invocations of a slice, and vec4s of weights that are staged.
 const ROWS_OF_TILE: u32 = 4u * SEQUENCES;
@@ -91,7 +95,9 @@ fn forward_tile(
 #unroll i 0..4
     var sum{g}{i} = vec4f();
 #end
-    var x{g} = vec4f();
+#end
+#unroll o 0..OPERANDS
+    var x{o} = vec4f();
 #end
 #unroll s 0..STAGED
     var w{s} = vec4f();
@@ -100,35 +106,35 @@ fn forward_tile(
 #unroll s 0..STAGED
         w{s} = staged_weights(local + {s}u * THREADS, 0u, quad);
 #end
-#unroll g 0..FOURS
-        x{g} = staged_operands(local + {g}u * THREADS, 0u, first);
+#unroll o 0..OPERANDS
+        x{o} = staged_operands(local + {o}u * THREADS, 0u, first);
 #end
     }
+    // The term that this invocation stages, whose number is the same for all.
+    let staged = local % DEPTH;
     for (var start = 0u; start < terms; start += DEPTH) {
-        let staged = local % DEPTH;
 #unroll s 0..STAGED
         if local + {s}u * THREADS < WEIGHTS {
             tile[place(staged, (local + {s}u * THREADS) / DEPTH, TILE_QUADS)] = w{s};
         }
 #end
-#unroll g 0..FOURS
-        tile[WEIGHTS + place(staged, (local + {g}u * THREADS) / DEPTH, SEQUENCES)] = x{g};
+#unroll o 0..OPERANDS
+        tile[WEIGHTS + place(staged, (local + {o}u * THREADS) / DEPTH, SEQUENCES)] = x{o};
 #end
         workgroupBarrier();
         if start + DEPTH < terms {
 #unroll s 0..STAGED
             w{s} = staged_weights(local + {s}u * THREADS, start + DEPTH, quad);
 #end
-#unroll g 0..FOURS
-            x{g} = staged_operands(local + {g}u * THREADS, start + DEPTH, first);
+#unroll o 0..OPERANDS
+            x{o} = staged_operands(local + {o}u * THREADS, start + DEPTH, first);
 #end
         }
 #unroll d 0..TERMS
         {
-            let term = {d}u * SLICES + slice;
-            let w = tile[place(term, own_quad, TILE_QUADS)];
+            let w = tile[place({d}u * SLICES + slice, own_quad, TILE_QUADS)];
 #unroll g 0..FOURS
-            let v{g} = tile[WEIGHTS + place(term, own_row * FOURS + {g}u, SEQUENCES)];
+            let v{g} = tile[WEIGHTS + place({d}u * SLICES + slice, own_row * FOURS + {g}u, SEQUENCES)];
 #unroll i 0..4
             sum{g}{i} += v{g}[{i}] * w;
 #end

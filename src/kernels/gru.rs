@@ -19,6 +19,7 @@ use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/gru.wgsl");
+const ALL_STEPS: &str = concat!(include_str!("../../shaders/gru.wgsl"), "#import sequence\n");
 
 const FORWARD_BINDINGS: [Binding; 6] = [
     step::MASK,
@@ -71,7 +72,7 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 /// `gru.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "gru.sequence_forward",
-    WGSL,
+    ALL_STEPS,
     &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
     Twin {
         f32: fast_forward,
@@ -83,7 +84,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 /// `gru.sequence_backward`
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "gru.sequence_backward",
-    WGSL,
+    ALL_STEPS,
     &step::packed(BACKWARD_BINDINGS, 3, "weight_blocks_back"),
     Twin {
         f32: fast_backward,

@@ -21,6 +21,10 @@ use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/lstm.wgsl");
+const ALL_STEPS: &str = concat!(
+    include_str!("../../shaders/lstm.wgsl"),
+    "#import sequence\n"
+);
 pub(super) const CELLS: &[&crate::cell::Cell] = &[
     &LSTM,
     &LSTM_PEEPHOLE,
@@ -85,7 +89,7 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 /// `lstm.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "lstm.sequence_forward",
-    WGSL,
+    ALL_STEPS,
     &step::packed(FORWARD_BINDINGS, 3, "weight_blocks"),
     Twin {
         f32: fast_forward,
@@ -97,7 +101,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 /// `lstm.sequence_backward`
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "lstm.sequence_backward",
-    WGSL,
+    ALL_STEPS,
     &step::packed(BACKWARD_BINDINGS, 4, "weight_blocks_back"),
     Twin {
         f32: fast_backward,

@@ -17,6 +17,7 @@ use crate::real::Real;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/rnn.wgsl");
+const ALL_STEPS: &str = concat!(include_str!("../../shaders/rnn.wgsl"), "#import sequence\n");
 const CELLS: &[&crate::cell::Cell] = &[&RNN_TANH, &RNN_RELU];
 
 const FORWARD_BINDINGS: [Binding; 6] = [
@@ -69,7 +70,7 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 /// `rnn.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
     "rnn.sequence_forward",
-    WGSL,
+    ALL_STEPS,
     &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
     Twin {
         f32: fast_forward,
@@ -81,7 +82,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 /// `rnn.sequence_backward`
 pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
     "rnn.sequence_backward",
-    WGSL,
+    ALL_STEPS,
     &step::packed(BACKWARD_BINDINGS, 2, "weight_blocks_back"),
     Twin {
         f32: fast_backward,

@@ -144,7 +144,7 @@ pub(crate) fn sequence_forward(
     let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
     let mut b = Builder::on(
         spec.cell.name,
-        forced(Strategy::Sequence, StepForm::Plain, 0),
+        forced(Strategy::Sequence, StepForm::Plain, variant),
     );
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
     let run = Run::new(&spec, &call(&spec, batch, mode, rng), b.target())?;
@@ -164,7 +164,7 @@ pub(crate) fn sequence_backward(
     let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
     let mut b = Builder::on(
         spec.cell.name,
-        forced(Strategy::Sequence, StepForm::Plain, 0),
+        forced(Strategy::Sequence, StepForm::Plain, variant),
     );
     let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;

@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_small_lstm() {
-        let spec = Lstm::new(3, 70).spec();
+        let spec = Lstm::new(3, 96).spec();
         let size = Size {
             steps: 40,
             batch: 2,
@@ -166,49 +166,49 @@ mod tests {
     }
 
     const SMALL_LSTM: &str = "\
-lstm I 3 H 70 T 40 N 2
+lstm I 3 H 96 T 40 N 2
 
 choices
-     1 x steps of the layer      steps           H 70: an invocation would keep 144 weights, more than 128
-     1 x product 80x280x3 NT     tile32          larger tiles would be too few, or half empty
+     1 x steps of the layer      steps           H 96: an invocation would have 160 registers of weights, more than 128
+     1 x product 80x384x3 NT     tile32          larger tiles would be too few, or half empty
     40 x step                    few             at most 8 sequences: the time is that of reading the weights
     40 x step back               few             at most 8 sequences: the time is that of reading the weights
-     1 x product 2x70x280 NN     rows            at most 8 rows or columns
-     1 x product 280x3x80 TN     rows            at most 8 rows or columns
-     1 x product 280x70x80 TN    tile32          larger tiles would be too few, or half empty
-     1 x product 80x3x280 NN     rows            at most 8 rows or columns
+     1 x product 2x96x384 NN     rows            at most 8 rows or columns
+     1 x product 384x3x80 TN     rows            at most 8 rows or columns
+     1 x product 384x96x80 TN    tile32          larger tiles would be too few, or half empty
+     1 x product 80x3x384 NN     rows            at most 8 rows or columns
 
-carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 2.24 kB
-     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
+carry: 2 steps, 2 dispatches, 0 barriers, 0 FLOP, 3.07 kB
+     2 x copy.copy               [3, 1, 1]             0 FLOP     3.07 kB
 
-forward: 46 steps, 46 dispatches, 41 barriers, 3.49 MFLOP, 3.79 MB
-     1 x pack                    [307, 1, 1]           0 FLOP      157 kB
-     2 x state.load              [3, 1, 1]             0 FLOP     2.24 kB
-     1 x gemm.tile32             [9, 3, 1]          134 kFLOP     93.9 kB  BIAS 1, C_VEC4 1, REST 1
-    40 x lstm.forward_few        [70, 1, 1]        3.36 MFLOP     3.54 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, SEQUENCES 2, THREADS 32, WORKGROUP_FLOATS 256
-     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
+forward: 46 steps, 46 dispatches, 41 barriers, 6.39 MFLOP, 6.88 MB
+     1 x pack                    [576, 1, 1]           0 FLOP      295 kB
+     2 x state.load              [3, 1, 1]             0 FLOP     3.07 kB
+     1 x gemm.tile32             [12, 3, 1]         184 kFLOP      128 kB  BIAS 1, C_VEC4 1, REST 1
+    40 x lstm.forward_few        [96, 1, 1]        6.21 MFLOP     6.45 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, SEQUENCES 2, THREADS 32, WORKGROUP_FLOATS 256
+     2 x copy.copy               [3, 1, 1]             0 FLOP     3.07 kB
 
-backward: 53 steps, 53 dispatches, 44 barriers, 6.87 MFLOP, 4.31 MB
-     1 x pack                    [315, 1, 1]           0 FLOP      159 kB
-     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
-    40 x lstm.backward_few       [18, 1, 1]        3.36 MFLOP     3.58 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, BACK 1, SEQUENCES 2, THREADS 128, WORKGROUP_FLOATS 1024
-     1 x gemm.across_k           [3, 1, 1]         78.4 kFLOP     81.8 kB  FEW 2, WORKGROUP_FLOATS 512
-     1 x gemm.across_k           [9, 1, 1]          134 kFLOP     93.9 kB  B_VEC4 2, FEW 3, WORKGROUP_FLOATS 768
-     1 x gemm.tile32             [3, 9, 1]         3.14 MFLOP      190 kB  A_VEC4 2
-     2 x reduce.columns          [5, 2, 1]         23.0 kFLOP     95.2 kB
-     1 x gemm.along_k            [20, 1, 1]         134 kFLOP     93.9 kB  B_VEC4 1, FEW 3, WORKGROUP_FLOATS 768
-     2 x reduce.columns          [5, 1, 1]           560 FLOP     4.48 kB
-     2 x copy.copy               [3, 1, 1]             0 FLOP     2.24 kB
+backward: 53 steps, 53 dispatches, 44 barriers, 12.7 MFLOP, 7.66 MB
+     1 x pack                    [576, 1, 1]           0 FLOP      295 kB
+     2 x copy.copy               [3, 1, 1]             0 FLOP     3.07 kB
+    40 x lstm.backward_few       [24, 1, 1]        6.21 MFLOP     6.51 MB  SAVE 1, ACTIVATION_1 1, ACTIVATION_2 1, BACK 1, SEQUENCES 2, THREADS 128, WORKGROUP_FLOATS 1024
+     1 x gemm.across_k           [3, 1, 1]          147 kFLOP      152 kB  B_VEC4 2, C_VEC4 1, FEW 2, WORKGROUP_FLOATS 512
+     1 x gemm.across_k           [12, 1, 1]         184 kFLOP      128 kB  B_VEC4 2, FEW 3, WORKGROUP_FLOATS 768
+     1 x gemm.tile32             [3, 12, 1]        5.90 MFLOP      301 kB  A_VEC4 2, B_VEC4 2, C_VEC4 1
+     2 x reduce.columns          [6, 2, 1]         31.5 kFLOP      131 kB
+     1 x gemm.along_k            [20, 1, 1]         184 kFLOP      128 kB  B_VEC4 1, FEW 3, WORKGROUP_FLOATS 768
+     2 x reduce.columns          [6, 1, 1]           768 FLOP     6.14 kB
+     2 x copy.copy               [3, 1, 1]             0 FLOP     3.07 kB
 
 memory
-  input          24.5 kB  5 buffers
-  weight          162 kB  5 buffers
-  output         22.4 kB  1 buffer
-  gradient       86.1 kB  7 buffers
-  state          2.24 kB  4 buffers
-  saved           136 kB  3 buffers
-  scratch         172 kB  5 buffers; sharing saves 2.24 kB of 175 kB
-  total           606 kB
+  input          33.2 kB  5 buffers
+  weight          303 kB  5 buffers
+  output         30.7 kB  1 buffer
+  gradient        158 kB  7 buffers
+  state          3.07 kB  4 buffers
+  saved           186 kB  3 buffers
+  scratch         273 kB  5 buffers; sharing saves 3.07 kB of 276 kB
+  total           986 kB
 ";
 
     #[test]

@@ -34,18 +34,31 @@ impl Default for Portion {
 impl Plan {
     /// Cuts some steps into runs that a submission may hold, in their order.
     pub fn parts(&self, steps: Range<usize>, portion: Portion) -> Vec<Range<usize>> {
+        self.growing_parts(steps, portion.dispatches, portion)
+    }
+
+    /// The same with at most `first` dispatches in the first run and twice as many in each that follows, so
+    /// that a device begins while its host still records the rest.
+    pub fn growing_parts(
+        &self,
+        steps: Range<usize>,
+        first: usize,
+        portion: Portion,
+    ) -> Vec<Range<usize>> {
+        let mut most = first.min(portion.dispatches).max(1);
         let mut parts = Vec::new();
         let mut start = steps.start;
         let (mut flops, mut bytes) = (0u64, 0u64);
         for at in steps.clone() {
             let cost = self.steps[at].cost;
-            let full = at - start >= portion.dispatches.max(1)
+            let full = at - start >= most
                 || flops.saturating_add(cost.flops) > portion.flops
                 || bytes.saturating_add(cost.bytes) > portion.bytes;
             if full && at > start {
                 parts.push(start..at);
                 start = at;
                 (flops, bytes) = (0, 0);
+                most = most.saturating_mul(2).min(portion.dispatches.max(1));
             }
             flops = flops.saturating_add(cost.flops);
             bytes = bytes.saturating_add(cost.bytes);
@@ -88,5 +101,15 @@ mod tests {
         assert_eq!(of(100, 48), [0..3, 3..4, 4..6]);
         assert_eq!(of(100, 47), [0..2, 2..3, 3..4, 4..6]);
         assert_eq!(plan.parts(2..2, Portion::default()), []);
+        let growing = |first, dispatches| {
+            let portion = Portion {
+                dispatches,
+                ..Portion::default()
+            };
+            plan.growing_parts(0..6, first, portion)
+        };
+        assert_eq!(growing(1, 100), [0..1, 1..3, 3..6]);
+        assert_eq!(growing(1, 2), [0..1, 1..3, 3..5, 5..6]);
+        assert_eq!(growing(0, 0), [0..1, 1..2, 2..3, 3..4, 4..5, 5..6]);
     }
 }

@@ -7,9 +7,9 @@ use super::twins::{multiply, multiply_rounded, sum};
 use crate::kernel::{Binding, Kernel};
 use crate::twin;
 
-/// The text of a tile's kernel with its `SIDE`, `BLOCKS` and `DEPTH`.
+/// The text of a tile's kernel with its `SIDE`, `BLOCKS` and `DEPTH`, and whether its arrays are `NESTED`.
 macro_rules! tile {
-    ($side:literal, $blocks:literal, $depth:literal) => {
+    ($side:literal, $blocks:literal, $depth:literal, $nested:literal) => {
         concat!(
             "const SIDE: u32 = ",
             $side,
@@ -19,6 +19,9 @@ macro_rules! tile {
             "u;\n",
             "const DEPTH: u32 = ",
             $depth,
+            "u;\n",
+            "const NESTED: u32 = ",
+            $nested,
             "u;\n",
             include_str!("../../../shaders/gemm/tile.wgsl"),
         )
@@ -57,7 +60,7 @@ pub static GEMM: Kernel = Kernel {
 /// The kernel of [`Form::Tile32`].
 pub static TILE32: Kernel = Kernel {
     name: "gemm.tile32",
-    wgsl: tile!(8, 1, 16),
+    wgsl: tile!(8, 1, 16, 0),
     workgroup_size: 8 * 8,
     workgroup_memory: tile_memory(32, 16),
     sample: |size, rng| sample(Form::Tile32, size, rng),
@@ -67,7 +70,7 @@ pub static TILE32: Kernel = Kernel {
 /// The kernel of [`Form::Tile64`].
 pub static TILE64: Kernel = Kernel {
     name: "gemm.tile64",
-    wgsl: tile!(16, 1, 32),
+    wgsl: tile!(16, 1, 32, 0),
     workgroup_size: 16 * 16,
     workgroup_memory: tile_memory(64, 32),
     sample: |size, rng| sample(Form::Tile64, size, rng),
@@ -77,7 +80,7 @@ pub static TILE64: Kernel = Kernel {
 /// The kernel of [`Form::Tile128`].
 pub static TILE128: Kernel = Kernel {
     name: "gemm.tile128",
-    wgsl: tile!(16, 2, 16),
+    wgsl: tile!(16, 2, 16, 1),
     workgroup_size: 16 * 16,
     workgroup_memory: tile_memory(128, 16),
     sample: |size, rng| sample(Form::Tile128, size, rng),

@@ -8,7 +8,8 @@ use std::ops::Range;
 use super::buffers::{blocks_back, blocks_forward};
 use super::form::{Shape, Way, packing, shaped};
 use super::step::{At, LevelGradients, Moment, Output, bindings, constants, cost, sum};
-use super::strategy::{Strategy, floats, team};
+use super::strategy::Strategy;
+use super::team::Team;
 use super::{BufferId, Builder};
 use crate::cell::Pass;
 use crate::error::{Error, Result};
@@ -275,22 +276,11 @@ impl<'a> Group<'a> {
             Way::Back => blocks_back(spec, run.target()),
         };
         let lanes = self.running(moments.start);
-        let team = team(spec, run.target(), lanes.len() * run.batch());
-        let kept = match team.rows {
-            0 => 0,
-            _ => spec.hidden_size.div_ceil(4),
-        };
+        let team = Team::new(spec, run.target(), lanes.len() * run.batch(), work.way());
         let constants = [
             self.constants(first, pass, work),
-            vec![
-                ("THREADS", team.threads as u32),
-                ("TILE", team.tile as u32),
-                ("UNITS", blocks.block as u32),
-                ("HIDDEN", spec.hidden_size as u32),
-                ("KEPT_ROWS", team.rows as u32),
-                ("KEPT_TERMS", kept as u32),
-                ("WORKGROUP_FLOATS", floats(spec, team.tile) as u32),
-            ],
+            team.constants(),
+            vec![("UNITS", blocks.block as u32)],
         ]
         .concat();
         let op = pass.kernel.name;

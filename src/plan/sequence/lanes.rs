@@ -14,7 +14,8 @@ use super::call::{Batch, Mode, Order};
 use super::form::{Way, invocations_of_step, packing};
 use super::run::Run;
 use super::spec::{LayerSpec, Level};
-use super::strategy::{Strategy, choose as strategy, team};
+use super::strategy::{Strategy, choose as strategy};
+use super::team::Team;
 use crate::plan::{DeviceKind, Target};
 
 /// How the levels of a layer are run.
@@ -246,7 +247,7 @@ fn lag(run: &Run, layers: usize) -> Result<usize, String> {
 fn enough_room(run: &Run, layers: usize) -> Result<(), String> {
     let (spec, target, batch) = (run.spec(), run.target(), run.batch());
     if run.strategy() == Strategy::Sequence {
-        let groups = batch.div_ceil(team(spec, target, batch).tile);
+        let groups = batch.div_ceil(Team::new(spec, target, batch, Way::Forward).tile);
         return match layers * groups <= target.groups {
             true => Ok(()),
             false => Err(format!(

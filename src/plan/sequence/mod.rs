@@ -27,6 +27,7 @@ mod stack;
 mod step;
 mod strategy;
 mod streams;
+mod team;
 
 use super::{BufferId, Builder, Matrix, Role};
 use crate::error::{Error, Result};

@@ -1,7 +1,7 @@
 //! How the steps of a level are run, and the rules that choose it.
 
 use super::spec::LayerSpec;
-use crate::kernel::Element;
+use super::team;
 use crate::plan::{DeviceKind, Target};
 
 /// How the steps of a level are run.
@@ -27,28 +27,12 @@ impl Strategy {
     }
 }
 
-/// The shape of a workgroup that runs whole sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Team {
-    /// Invocations.
-    pub(crate) threads: usize,
-    /// Sequences.
-    pub(crate) tile: usize,
-    /// Rows of weights that an invocation keeps in registers; with none they are read in every step.
-    pub(crate) rows: usize,
-}
-
-/// The weights that an invocation may keep: 32 vectors of four, half of the registers that it has on
-/// most GPUs.
-const MOST_KEPT: usize = 128;
 /// The recurrent weights of a layer whose steps take less on a software adapter than the 30 or 40 µs of a
 /// dispatch: there a sequence computes at half a billion multiplications per second and core.
 const SMALL: usize = 1 << 12;
 /// Units of a block of packed weights: the widest vector register of a CPU, and a multiple of what a
 /// GPU reads at once.
 pub(crate) const UNITS: usize = 16;
-/// As many workgroups as give every multiprocessor of a large GPU one.
-const ENOUGH_GROUPS: usize = 64;
 
 /// The strategy for a layer, and why.
 ///
@@ -70,7 +54,8 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
     if let Err(needs) = possible(spec, target) {
         return (Strategy::Steps, needs);
     }
-    let (kept, hidden) = (kept(spec, target), spec.hidden_size);
+    let (registers, most) = (team::registers(spec, target), team::most_registers(target));
+    let hidden = spec.hidden_size;
     match target.kind {
         DeviceKind::Cpu => (
             Strategy::Sequence,
@@ -84,64 +69,17 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
             Strategy::Steps,
             "an adapter on the CPU keeps no weights in registers".to_owned(),
         ),
-        DeviceKind::Gpu if kept <= most_kept(spec) => (
+        DeviceKind::Gpu if registers <= most => (
             Strategy::Sequence,
-            format!(
-                "an invocation keeps {kept} weights, at most {}",
-                most_kept(spec)
-            ),
+            format!("an invocation has {registers} registers of weights, at most {most}"),
         ),
         DeviceKind::Gpu => (
             Strategy::Steps,
             format!(
-                "H {hidden}: an invocation would keep {kept} weights, more than {}",
-                most_kept(spec)
+                "H {hidden}: an invocation would have {registers} registers of weights, more than {most}"
             ),
         ),
     }
-}
-
-/// The weights that an invocation has to keep.
-fn kept(spec: &LayerSpec, target: &Target) -> usize {
-    let rows = padded(spec.hidden_size) * spec.cell.gates;
-    rows.div_ceil(threads(spec, target)) * spec.hidden_size.next_multiple_of(4)
-}
-
-/// And that it may keep: [`MOST_KEPT`], or of 16 bits two in a register.
-fn most_kept(spec: &LayerSpec) -> usize {
-    MOST_KEPT * Element::Float.bytes(2) / spec.precision.element().bytes(2)
-}
-
-/// H with the last block filled.
-pub(crate) fn padded(hidden: usize) -> usize {
-    hidden.next_multiple_of(UNITS)
-}
-
-fn threads(spec: &LayerSpec, target: &Target) -> usize {
-    let rows = padded(spec.hidden_size) * spec.cell.gates;
-    rows.next_multiple_of(32).min(target.invocations as usize)
-}
-
-/// The workgroup for a call of so many sequences.
-pub(crate) fn team(spec: &LayerSpec, target: &Target, batch: usize) -> Team {
-    let most = target.workgroup_memory as usize / 4 / floats(spec, 1).max(1);
-    let wanted = batch.div_ceil(ENOUGH_GROUPS).clamp(1, 4);
-    Team {
-        threads: threads(spec, target),
-        tile: wanted.min(most.max(1)),
-        rows: match kept(spec, target) <= most_kept(spec) {
-            true => (padded(spec.hidden_size) * spec.cell.gates).div_ceil(threads(spec, target)),
-            false => 0,
-        },
-    }
-}
-
-/// Floats of workgroup memory: what every sequence's sums run over, and the sums.
-pub(crate) fn floats(spec: &LayerSpec, tile: usize) -> usize {
-    let gates = spec.cell.gates;
-    // The backward pass needs the gradients of all gates where the forward pass needs h.
-    let operand = gates * spec.hidden_size.next_multiple_of(4);
-    tile * (operand + gates * padded(spec.hidden_size))
 }
 
 /// Whether a layer can be run so at all; the error says what is missing.
@@ -149,7 +87,10 @@ fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
     if spec.cell.sequence.is_none() {
         return Err(format!("{} has no kernel for all steps", spec.cell.name));
     }
-    let (needed, available) = (4 * floats(spec, 1), target.workgroup_memory as usize);
+    let (needed, available) = (
+        4 * team::floats(spec, target),
+        target.workgroup_memory as usize,
+    );
     if target.kind != DeviceKind::Cpu && needed > available {
         return Err(format!(
             "{needed} bytes of workgroup memory are needed, and there are {available}"
@@ -177,16 +118,15 @@ mod tests {
             workgroup_memory: 48 << 10,
             ..portable
         };
-        // The largest H of each cell that is run so: 128 weights for each of 256 invocations are 2^15.
+        // The largest H of each cell that is run so: 256 weights for each of 256 invocations are 2^16.
         for (cell, on_portable, on_large) in
-            [(&LSTM, 64, 128), (&GRU, 80, 128), (&RNN_TANH, 128, 128)]
+            [(&LSTM, 85, 128), (&GRU, 85, 128), (&RNN_TANH, 168, 256)]
         {
             for (target, most) in [(portable, on_portable), (large, on_large)] {
-                assert_eq!(
-                    of(cell, most, &target),
-                    Strategy::Sequence,
-                    "{cell:?} {most}"
-                );
+                for hidden in 1..=most {
+                    let of = of(cell, hidden, &target);
+                    assert_eq!(of, Strategy::Sequence, "{cell:?} {hidden}");
+                }
                 let next = of(cell, most + 1, &target);
                 assert_eq!(next, Strategy::Steps, "{cell:?} {}", most + 1);
             }
@@ -245,7 +185,7 @@ mod tests {
         assert_eq!(chosen, Strategy::Steps);
         assert_eq!(
             why,
-            "sequence was forced, but 32768 bytes of workgroup memory are needed, and there are 16384"
+            "sequence was forced, but 24576 bytes of workgroup memory are needed, and there are 16384"
         );
         let (chosen, why) = choose(&LayerSpec::new(&GRU_BEFORE, 8, 8), &gpu);
         assert_eq!(chosen, Strategy::Steps);
@@ -253,26 +193,5 @@ mod tests {
             why.ends_with("gru_before has no kernel for all steps"),
             "{why}"
         );
-    }
-
-    #[test]
-    fn workgroups() {
-        let spec = LayerSpec::new(&LSTM, 8, 64);
-        let of = |batch| team(&spec, &Target::default(), batch);
-        let one = Team {
-            threads: 256,
-            tile: 1,
-            rows: 1,
-        };
-        assert_eq!(of(1), one);
-        assert_eq!(of(64), one);
-        assert_eq!(of(65).tile, 2);
-        assert_eq!(of(10_000).tile, 4);
-        // As many sequences as their terms and sums leave room for.
-        let small = Target {
-            workgroup_memory: 3 * 4 * 512,
-            ..Target::default()
-        };
-        assert_eq!(team(&spec, &small, 10_000).tile, 3);
     }
 }

@@ -17,8 +17,8 @@ use crate::floor::{Bandwidth, Peaks};
 /// The sides of the matrices: 256 KiB to 256 MiB of weights.
 const SIDES: [usize; 6] = [256, 512, 1024, 2048, 4096, 8192];
 /// The largest side of a product with as many rows.
-const LARGEST_PRODUCT: usize = 2048;
-/// No larger one is tried after one that took so many seconds.
+const LARGEST_PRODUCT: usize = 4096;
+/// No larger one is tried if it would take so many seconds, or after one that did.
 const SLOW: f64 = 0.1;
 /// Bytes that one measurement moves, in as many dispatches as that takes.
 const TRAFFIC: usize = 1 << 26;
@@ -64,7 +64,8 @@ fn flops(context: &Context, limits: Limits, most: Duration) -> Result<f64> {
         };
         let seconds = least(&program, limits)? / 2.0;
         best = f64::max(best, 2.0 * (side as f64).powi(3) / seconds);
-        if seconds > SLOW || start.elapsed() > most {
+        // The next takes eight times as many operations.
+        if 8.0 * seconds > SLOW || start.elapsed() > most {
             break;
         }
     }

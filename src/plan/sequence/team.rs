@@ -1,0 +1,302 @@
+//! The workgroup that runs all steps of some sequences: `shaders/shared/sequence.wgsl` says what it does.
+
+use super::form::Way;
+use super::spec::LayerSpec;
+use crate::kernel::{Constant, Element};
+use crate::plan::Target;
+
+/// Invocations that have the most registers together: a multiprocessor of a large GPU has 65,536, and an
+/// invocation at most 255.
+const MOST_THREADS: usize = 256;
+/// Weights of an invocation where there are few of them: fewer would leave more sums to be joined.
+const FEW_WEIGHTS: usize = 128;
+/// Registers of an invocation for what is not an address or a value on its way: weights and sums.
+const LARGE: usize = 240;
+/// The same where workgroups are small, which is how devices with fewer registers may be told.
+const SMALL: usize = 132;
+/// Sequences of a workgroup at most.
+const MOST_SEQUENCES: usize = 4;
+
+/// The shape of a workgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Team {
+    way: Way,
+    /// Sequences.
+    pub(crate) tile: usize,
+    /// Quads of an invocation, and invocations for all of them.
+    quads: usize,
+    columns: usize,
+    /// Whether each takes its own sums through the gates.
+    alone: bool,
+    /// Parts that the terms are divided into, and terms of each.
+    parts: usize,
+    chunk: usize,
+    /// Of these the terms whose weights are kept in registers.
+    kept: usize,
+    /// And in workgroup memory, with the words that a term's weights take there.
+    near: usize,
+    near_words: usize,
+    /// Units and all quads of a level.
+    hidden: usize,
+    all_quads: usize,
+}
+
+/// A level's sums in one direction.
+#[derive(Debug, Clone, Copy)]
+struct Sums {
+    quads: usize,
+    /// Those of a quad that are not empty.
+    of_quad: usize,
+    terms: usize,
+}
+
+impl Sums {
+    fn new(spec: &LayerSpec, way: Way) -> Self {
+        let (gates, hidden) = (spec.cell.gates, spec.hidden_size);
+        match way {
+            Way::Forward if gates > 1 => Self {
+                quads: hidden,
+                of_quad: gates,
+                terms: hidden,
+            },
+            Way::Forward => Self {
+                quads: hidden.div_ceil(4),
+                of_quad: 4,
+                terms: hidden,
+            },
+            Way::Back => Self {
+                quads: hidden.div_ceil(4),
+                of_quad: 4,
+                terms: gates * hidden,
+            },
+        }
+    }
+
+    fn weights(&self) -> usize {
+        self.quads * self.of_quad * self.terms
+    }
+}
+
+impl Team {
+    /// The workgroup for a call of so many sequences, all lanes' together.
+    pub(crate) fn new(spec: &LayerSpec, target: &Target, batch: usize, way: Way) -> Self {
+        let wanted = batch.div_ceil(target.groups).clamp(1, MOST_SEQUENCES);
+        let of = |tile| Self::of(spec, target, tile, way);
+        let fits = |tile: &usize| 4 * of(*tile).floats() <= target.workgroup_memory as usize;
+        of((1..=wanted).rev().find(fits).unwrap_or(1))
+    }
+
+    fn of(spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
+        let sums = Sums::new(spec, way);
+        let most = MOST_THREADS.min(target.invocations as usize);
+        let wanted = sums.weights() / FEW_WEIGHTS;
+        let wanted = wanted.next_power_of_two().clamp(32, most);
+        // Two quads of an invocation take half of the accesses to terms.
+        let several = if sums.weights() >= FEW_WEIGHTS * most {
+            2
+        } else {
+            1
+        };
+        let quads = sums.quads.div_ceil(most).max(several.min(sums.quads));
+        let columns = sums.quads.div_ceil(quads);
+        let alone = way == Way::Forward
+            && spec.cell.gates > 1
+            && quads == 1
+            && sums.of_quad * sums.terms.next_multiple_of(4) <= FEW_WEIGHTS;
+        let room = most_of(target).saturating_sub(4 * quads * tile);
+        let of_term = registers_of_term(spec, &sums, quads);
+        let most_kept = room / of_term / 4 * 4;
+        let parts = match alone {
+            true => 1,
+            // As many more as keep all weights in registers.
+            false => (wanted / columns).max(sums.terms.div_ceil(most_kept.max(4))),
+        };
+        let parts = parts.min(most / columns).clamp(1, sums.terms.div_ceil(4));
+        let chunk = sums.terms.div_ceil(parts).next_multiple_of(4);
+        let kept = most_kept.min(chunk);
+        let near_words = columns * parts * quads * Element::bytes(spec.precision.element(), 4) / 4;
+        let mut team = Self {
+            way,
+            tile,
+            quads,
+            columns,
+            alone,
+            parts: sums.terms.div_ceil(chunk),
+            chunk,
+            kept,
+            near: 0,
+            near_words,
+            hidden: spec.hidden_size,
+            all_quads: sums.quads,
+        };
+        let left = (target.workgroup_memory as usize / 4).saturating_sub(team.floats());
+        team.near = (left / near_words / 4 * 4).min(chunk - kept);
+        team
+    }
+
+    /// Floats of workgroup memory: the terms, the sums of the parts, and weights.
+    fn floats(&self) -> usize {
+        let of_part = match self.alone {
+            true => 2 * self.chunk,
+            false => self.chunk + 4 * self.all_quads,
+        };
+        self.tile * self.parts * of_part + self.near * self.near_words
+    }
+
+    /// What the kernel is specialised to.
+    pub(crate) fn constants(&self) -> Vec<Constant> {
+        let threads = self.columns * self.parts;
+        [
+            ("BACK", self.way as usize),
+            ("THREADS", threads),
+            ("TILE", self.tile),
+            ("HIDDEN", self.hidden),
+            ("QUADS", self.quads),
+            ("COLUMNS", self.columns),
+            ("ALONE", usize::from(self.alone)),
+            ("SIDES", 1 + usize::from(self.alone)),
+            ("PARTS", self.parts),
+            ("CHUNK", self.chunk),
+            ("KEPT", self.kept),
+            ("NEAR", self.near),
+            ("OWNED", (self.tile * self.hidden).div_ceil(threads)),
+            ("WORKGROUP_FLOATS", self.floats()),
+        ]
+        .map(|(name, value)| (name, value as u32))
+        .to_vec()
+    }
+}
+
+/// Registers that the weights of a term take.
+fn registers_of_term(spec: &LayerSpec, sums: &Sums, quads: usize) -> usize {
+    let each = match spec.precision.element() {
+        Element::Half => sums.of_quad.div_ceil(2),
+        _ => sums.of_quad,
+    };
+    quads * each
+}
+
+fn most_of(target: &Target) -> usize {
+    match target.invocations {
+        1024.. => LARGE,
+        _ => SMALL,
+    }
+}
+
+/// The registers that an invocation would need for all of its weights, the larger number of both ways.
+pub(crate) fn registers(spec: &LayerSpec, target: &Target) -> usize {
+    let of = |way| {
+        let (team, sums) = (Team::of(spec, target, 1, way), Sums::new(spec, way));
+        team.chunk * registers_of_term(spec, &sums, team.quads)
+    };
+    of(Way::Forward).max(of(Way::Back))
+}
+
+/// And that it may need: where there are many, a fourth of the weights may be read in every step.
+pub(crate) fn most_registers(target: &Target) -> usize {
+    match target.invocations {
+        1024.. => MOST_THREADS,
+        _ => SMALL - 4,
+    }
+}
+
+/// Floats of workgroup memory for one sequence, the larger number of both ways.
+pub(crate) fn floats(spec: &LayerSpec, target: &Target) -> usize {
+    let of = |way| Team::of(spec, target, 1, way).floats();
+    of(Way::Forward).max(of(Way::Back))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::{GRU, LSTM, RNN_TANH};
+    use crate::plan::sequence::Precision;
+
+    const WAYS: [Way; 2] = [Way::Forward, Way::Back];
+
+    fn large() -> Target {
+        Target {
+            invocations: 1024,
+            workgroup_memory: 48 << 10,
+            ..Target::default()
+        }
+    }
+
+    fn shape(spec: &LayerSpec, target: &Target, batch: usize, way: Way) -> [usize; 6] {
+        let team = Team::new(spec, target, batch, way);
+        let Team {
+            tile,
+            quads,
+            columns,
+            parts,
+            chunk,
+            kept,
+            ..
+        } = team;
+        [tile, quads, columns, parts, chunk, kept]
+    }
+
+    #[test]
+    fn shapes() {
+        for (cell, hidden, forward, back) in [
+            // The first takes its own sums through the gates.
+            (&LSTM, 16, [1, 1, 16, 1, 16, 16], [1, 1, 4, 8, 8, 8]),
+            (&LSTM, 64, [1, 1, 64, 2, 32, 32], [1, 1, 16, 8, 32, 32]),
+            (&LSTM, 128, [1, 2, 64, 4, 32, 28], [1, 2, 16, 16, 32, 28]),
+            (&GRU, 128, [1, 2, 64, 4, 32, 32], [1, 2, 16, 16, 24, 24]),
+            (&RNN_TANH, 128, [1, 1, 32, 4, 32, 32], [1, 1, 32, 4, 32, 32]),
+        ] {
+            let spec = LayerSpec::new(cell, 8, hidden);
+            assert_eq!(shape(&spec, &large(), 1, Way::Forward), forward);
+            assert_eq!(shape(&spec, &large(), 1, Way::Back), back);
+        }
+    }
+
+    #[test]
+    fn as_many_sequences_as_there_is_room_for() {
+        let spec = LayerSpec::new(&LSTM, 8, 64);
+        for (batch, tile) in [(1, 1), (128, 1), (129, 2), (10_000, 4)] {
+            for way in WAYS {
+                assert_eq!(Team::new(&spec, &large(), batch, way).tile, tile);
+            }
+        }
+        let three = Team::of(&spec, &Target::default(), 3, Way::Back).floats();
+        let small = Target {
+            workgroup_memory: 4 * three as u32,
+            ..Target::default()
+        };
+        assert_eq!(Team::new(&spec, &small, 10_000, Way::Back).tile, 3);
+    }
+
+    /// Every term of every quad is summed, by no more invocations than there may be.
+    #[test]
+    fn every_term_has_its_invocation() {
+        for cell in [&LSTM, &GRU, &RNN_TANH] {
+            for hidden in (1..300).chain([511, 1024]) {
+                for precision in Precision::ALL {
+                    let spec = LayerSpec {
+                        precision,
+                        ..LayerSpec::new(cell, 8, hidden)
+                    };
+                    for (target, way) in [large(), Target::default()]
+                        .iter()
+                        .flat_map(|t| WAYS.map(|w| (*t, w)))
+                    {
+                        let team = Team::new(&spec, &target, 1, way);
+                        let sums = Sums::new(&spec, way);
+                        assert!(team.quads * team.columns >= sums.quads);
+                        assert!(team.parts * team.chunk >= sums.terms);
+                        assert!((team.parts - 1) * team.chunk < sums.terms);
+                        assert!(team.columns * team.parts <= 256);
+                        assert!(
+                            [team.chunk, team.kept, team.near]
+                                .iter()
+                                .all(|n| n.is_multiple_of(4))
+                        );
+                        assert!(4 * team.floats() <= 1 << 16 || hidden > 300);
+                    }
+                }
+            }
+        }
+    }
+}
