@@ -17,6 +17,8 @@ static ALLOCATOR: counting::Counting = counting::Counting::new();
 const STEPS: usize = 400;
 /// Growth of lists that have an entry for each step, and what a pool allocates now and then.
 const FEW: usize = 60;
+/// Jobs for which a pool's queue allocates once.
+const JOBS: usize = 63;
 
 fn layers(context: &Context) -> Result<Vec<Layer>> {
     Ok(vec![
@@ -37,7 +39,10 @@ fn count(run: impl Fn() -> Result<()>) -> Result<usize> {
 fn assert_few(what: &str, counts: [usize; 2]) {
     let [one, two] = counts;
     assert!(one > 0, "{what}: nothing was counted");
-    assert!(two < one + FEW, "{what}: {one} and {two} allocations");
+    // A step may give each other thread of the pool a job.
+    let jobs = STEPS * (rayon::current_num_threads() - 1);
+    let most = one + FEW + jobs.div_ceil(JOBS);
+    assert!(two < most, "{what}: {one} and {two} allocations");
 }
 
 /// One test, since others beside it would be counted too.

@@ -13,15 +13,22 @@
 //   2. after a barrier, an invocation takes the sums of a unit of a sequence through the gates, always of the
 //      same ones, so that what a unit keeps for itself (c, h for the update gate) stays in a register, and
 //      leaves the terms of the next step in workgroup memory.
-// What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
-// as a step of a small layer.
 // That is two barriers. Where there is one part, with ALONE, an invocation takes its own sums through the gates,
 // and with a second place for the terms of the next step one barrier is enough.
+//
+// What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
+// as a step of a small layer. Nothing is computed with it before, which would be to wait for it.
 //
 // The first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
 // is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has
 // 65,536 registers, so that 256 invocations have 255 each. Those of the next NEAR terms are in workgroup memory,
 // and what is left is read in every step, from the cache nearest to the multiprocessor as long as it is little.
+//
+// Measured on an NVIDIA H200, microseconds a step of one sequence: LSTM 16 0.86 with two barriers, 0.65 with one, 0.46
+// with loads that far ahead; LSTM 128 2.65 with every weight in 512 invocations' registers (which spills) and terms
+// read for one sum each, 1.88 with 24 of 32 terms' weights in 256 invocations' registers and the others read in
+// every step, 1.52 with four of these eight in workgroup memory, 1.19 with 28 in registers, 0.92 with loads
+// ahead. cuDNN takes 0.36 to 0.41 and 1.85 to 2.0.
 //
 // Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS].
 

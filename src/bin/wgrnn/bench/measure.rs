@@ -62,6 +62,22 @@ pub(super) fn once(run: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
+/// Repeats `run` for so long, unless one more would end after it: a device that had nothing to do, while a result was
+/// checked on the CPU, takes some tenths of a second to raise its clock.
+///
+/// # Errors
+/// If it fails.
+pub(super) fn warm_up(long: Duration, mut run: impl FnMut() -> Result<f64>) -> Result<()> {
+    let start = Instant::now();
+    let mut latest = Duration::ZERO;
+    while start.elapsed() + latest < long {
+        let before = Instant::now();
+        run()?;
+        latest = before.elapsed();
+    }
+    Ok(())
+}
+
 /// Samples of `run`, which says itself how many seconds it took; the first ones, to warm up, are not
 /// kept. One sample is taken whatever the budget is.
 ///
@@ -70,12 +86,7 @@ pub(super) fn once(run: impl FnOnce() -> Result<()>) -> Result<f64> {
 pub(super) fn sample(limits: Limits, mut run: impl FnMut() -> Result<f64>) -> Result<Samples> {
     let start = Instant::now();
     let warm = limits.min_time.min(limits.budget).mul_f64(WARM_UP);
-    let mut latest = Duration::ZERO;
-    while start.elapsed() + latest < warm {
-        let before = Instant::now();
-        run()?;
-        latest = before.elapsed();
-    }
+    warm_up(warm, &mut run)?;
     let mut seconds = Vec::new();
     let sampling = Instant::now();
     loop {
@@ -90,6 +101,18 @@ pub(super) fn sample(limits: Limits, mut run: impl FnMut() -> Result<f64>) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warm_up_ends_in_time() {
+        let mut count = 0;
+        let nap = || {
+            count += 1;
+            std::thread::sleep(Duration::from_millis(4));
+            Ok(0.0)
+        };
+        warm_up(Duration::from_millis(20), nap).unwrap();
+        assert!((1..=5).contains(&count), "{count}");
+    }
 
     #[test]
     fn middle_and_least() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wgrnn::plan::{Force, Plan, Role};
+use wgrnn::plan::{DeviceKind, Force, Plan, Role};
 use wgrnn::{Context, Error, Result};
 
 use super::measure::{self, Limits, Samples};
@@ -13,6 +13,8 @@ use crate::floor::{Floor, Peaks, floor};
 
 /// The part of the time for wall samples that each further measurement gets.
 const FURTHER: f64 = 0.3;
+/// How long a GPU is kept busy before samples are taken.
+const WARM_UP: Duration = Duration::from_millis(400);
 /// How long calls in flight should take together, and how many there are at most.
 const IN_FLIGHT: (Duration, f64) = (Duration::from_millis(200), 64.0);
 
@@ -88,6 +90,10 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
     let mut device = None;
     let mut throughput = None;
     let samples = if first < limits.budget.as_secs_f64() {
+        if context.target().kind == DeviceKind::Gpu {
+            let long = WARM_UP.min(limits.budget.mul_f64(FURTHER));
+            measure::warm_up(long, || wall(&call, mode))?;
+        }
         let samples = measure::sample(limits, || wall(&call, mode))?;
         if context.is_gpu() {
             device = on_device(&call, sections, further, &mut notes)?;
