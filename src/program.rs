@@ -10,9 +10,9 @@ use crate::backend::gpu::{self, MAX_PASSES, Recording, Timestamps};
 use crate::context::{Context, Device};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Kernel};
+use crate::plan::{BufferId, Plan, Role};
 #[cfg(feature = "gpu")]
-use crate::plan::Portion;
-use crate::plan::{BufferId, DeviceKind, Plan, Role};
+use crate::plan::{DeviceKind, Portion};
 use crate::tensor::Tensor;
 
 /// A [`Plan`] over the memory of a [`Context`].

@@ -16,7 +16,6 @@
 const WIDTH: u32 = BLOCKS * SIDE;
 const DEEP: u32 = DEPTH / 4u;
 
-
 // Of A, then of B. In arrays of arrays a number that is known needs no check at run time: on an NVIDIA H200
 // tiles of 128 x 128 were 6 to 8 % faster so, and those of 64 x 64 up to 20 % slower.
 #if NESTED

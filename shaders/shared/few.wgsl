@@ -13,8 +13,9 @@
 // for a quad; sums over subgroups would save two and take 20 * SEQUENCES shuffles of all invocations
 // instead, where this takes a store of all and sixteen loads of some.
 //
-// Measured on an NVIDIA H200, on the device: one step of a stream through two layers of LSTM 768, 38 MB of weights which
-// its second cache holds, 19 to 22 us; LSTM 256 in both directions 4.4 us a step, two of which are the dispatch.
+// Measured on an NVIDIA H200, on the device: one step of a stream through two layers of LSTM 768, 38 MB of weights
+// which its second cache holds, 19 to 22 us; LSTM 256 in both directions 4.4 us a step, two of which are the
+// dispatch.
 #import quads
 
 const SEQUENCES: u32 = 1u;

@@ -16,17 +16,12 @@ fn four_weights(stored: FourWeights) -> vec4f {
     return vec4f(unpack2x16float(stored.x), unpack2x16float(stored.y));
 }
 
-// The place of what holds weight `at`, and the weight.
+// The place of what holds weight `at`.
 fn weight_place(at: u32) -> u32 {
     return at / 2u;
 }
 
-fn one_weight(stored: Weight, at: u32) -> f32 {
-    let both = unpack2x16float(stored);
-    return select(both.x, both.y, at % 2u == 1u);
-}
-
-// Four weights with that one as the i-th, which was 0.
+// Four weights with weight `at` as the i-th, which was 0.
 fn with_weight(four: FourWeights, i: u32, stored: Weight, at: u32) -> FourWeights {
     var changed = four;
     changed[i / 2u] |= ((stored >> (16u * (at % 2u))) & 0xffffu) << (16u * (i % 2u));
@@ -42,10 +37,6 @@ fn four_weights(stored: FourWeights) -> vec4f {
 
 fn weight_place(at: u32) -> u32 {
     return at;
-}
-
-fn one_weight(stored: Weight, at: u32) -> f32 {
-    return stored;
 }
 
 fn with_weight(four: FourWeights, i: u32, stored: Weight, at: u32) -> FourWeights {

@@ -31,6 +31,12 @@
 // ahead. cuDNN takes 0.36 to 0.41 and 1.85 to 2.0.
 //
 // Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS].
+//
+// A cell that imports this declares what `quads` asks for, the weights as `weight_blocks` and `weight_blocks_back`, and
+//   forward   `Input` and `input_of`, what a unit needs of storage; `Own`, `own_of` and `own_after`, what it keeps for
+//             itself; `bias_of`; `finish_forward`
+//   back      `Saved` and `saved_of`; `OwnBack`, `own_back_of` and `own_after_back`; `handed_back`, the gradients of
+//             the gates; `finish_backward`
 
 // 1: the steps back.
 const BACK: u32 = 0u;
@@ -53,7 +59,7 @@ const KEPT: u32 = 0u;
 const NEAR: u32 = 0u;
 // Units of sequences that an invocation takes through the gates.
 const OWNED: u32 = 1u;
-// What the terms, the sums of the parts and the weights in workgroup memory take.
+// What the terms, the sums of the parts and the weights in workgroup memory take; for the plan alone.
 const WORKGROUP_FLOATS: u32 = 8u;
 
 #if BACK

@@ -8,7 +8,7 @@
 // All invocations stage DEPTH terms at a time, weights as they stand and of the operands four
 // sequences in a vec4, while the next ones are on their way in registers. Per term an invocation then
 // reads a vec4 of weights and SEQUENCES / 4 of operands from workgroup memory and multiplies
-// 4 * SEQUENCES times: 16, 32 or 64 multiplications to 2, 3 or 5 loads. Weights are read once for every
+// 4 * SEQUENCES times: 16 or 32 multiplications to 2 or 3 loads. Weights are read once for every
 // 4 * SEQUENCES sequences. The fewer workgroups there are, the deeper they stage, so that enough is on its
 // way at once.
 //
@@ -16,7 +16,7 @@
 // written, and all quads of a term, as they are read, stand in different banks.
 #import quads
 
-// 4, 8 or 16, and a fourth of it: the vec4s of operands of a term that an invocation reads.
+// 4 or 8, and a fourth of it: the vec4s of operands of a term that an invocation reads.
 const SEQUENCES: u32 = 8u;
 const FOURS: u32 = 2u;
 // 2, 4 or 8

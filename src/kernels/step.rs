@@ -81,7 +81,8 @@ const fn behind_dot(name: &str) -> &str {
     name.split_at(start).1
 }
 
-/// The descriptor of a kernel that runs all steps: its shader is that of the cell's step with `sequence`; the bindings are those of [`packed`].
+/// The descriptor of a kernel that runs all steps: its shader is that of the cell's step with `sequence`; the
+/// bindings are those of [`packed`].
 pub(crate) const fn sequence_kernel(
     name: &'static str,
     wgsl: &'static str,

@@ -3,7 +3,8 @@
 //! The rules for GPUs follow from how many workgroups fill one and how often a form reads what it
 //! multiplies. On an NVIDIA H200 forcing another form for all products of a call was faster by more than 3 % in 3 of
 //! 30 calls of layers, each time with tiles of 128 x 128: training of LSTM 2048 x 64 by 9 %, LSTM 256 x 64 with two
-//! directions by 5 %, LSTM 1024 x 16 by 3 %. There a tile of 128 x 128 reaches 27 to 44 TFLOP/s, one of 64 x 64 up to 31. On software Vulkan everything
+//! directions by 5 %, LSTM 1024 x 16 by 3 %. There large products reach 29 to 44 TFLOP/s
+//! in tiles of 128 x 128 and up to 31 in those of 64 x 64. On software Vulkan everything
 //! is in blocks: see the shader for the figures.
 
 use super::form::Form;

@@ -10,7 +10,7 @@ pub enum Strategy {
     /// A dispatch for every kernel of every step.
     Steps,
     /// One dispatch for all steps: each workgroup runs some sequences from their first step to their
-    /// last, with the recurrent weights in its registers.
+    /// last, with most of the recurrent weights in its registers and memory.
     Sequence,
 }
 

@@ -80,7 +80,9 @@ impl Sums {
 impl Team {
     /// The workgroup for a call of so many sequences, all lanes' together.
     pub(crate) fn new(spec: &LayerSpec, target: &Target, batch: usize, way: Way) -> Self {
-        let wanted = batch.div_ceil(target.groups).clamp(1, MOST_SEQUENCES);
+        let wanted = batch
+            .div_ceil(target.groups.max(1))
+            .clamp(1, MOST_SEQUENCES);
         let of = |tile| Self::of(spec, target, tile, way);
         let fits = |tile: &usize| 4 * of(*tile).floats() <= target.workgroup_memory as usize;
         of((1..=wanted).rev().find(fits).unwrap_or(1))
@@ -88,9 +90,9 @@ impl Team {
 
     fn of(spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
         let sums = Sums::new(spec, way);
-        let most = MOST_THREADS.min(target.invocations as usize);
+        let most = MOST_THREADS.min(target.invocations as usize).max(1);
         let wanted = sums.weights() / FEW_WEIGHTS;
-        let wanted = wanted.next_power_of_two().clamp(32, most);
+        let wanted = wanted.next_power_of_two().clamp(most.min(32), most);
         // Two quads of an invocation take half of the accesses to terms.
         let several = if sums.weights() >= FEW_WEIGHTS * most {
             2
@@ -266,6 +268,20 @@ mod tests {
             ..Target::default()
         };
         assert_eq!(Team::new(&spec, &small, 10_000, Way::Back).tile, 3);
+    }
+
+    #[test]
+    fn any_target_has_one() {
+        let nothing = Target {
+            invocations: 0,
+            groups: 0,
+            workgroup_memory: 0,
+            ..Target::default()
+        };
+        for way in WAYS {
+            let team = Team::new(&LayerSpec::new(&LSTM, 8, 5), &nothing, 3, way);
+            assert_eq!([team.columns, team.parts, team.tile], [1; 3]);
+        }
     }
 
     /// Every term of every quad is summed, by no more invocations than there may be.
