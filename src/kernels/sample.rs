@@ -142,10 +142,7 @@ pub(crate) fn sequence_forward(
     rng: &mut Rng,
 ) -> Result<Sample> {
     let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
-    let mut b = Builder::on(
-        spec.cell.name,
-        forced(Strategy::Sequence, StepForm::Plain, variant),
-    );
+    let mut b = Builder::on(spec.cell.name, for_all_steps(variant));
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
     let run = Run::new(&spec, &call(&spec, batch, mode, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_forward(&mut b)?;
@@ -162,10 +159,7 @@ pub(crate) fn sequence_backward(
     rng: &mut Rng,
 ) -> Result<Sample> {
     let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
-    let mut b = Builder::on(
-        spec.cell.name,
-        forced(Strategy::Sequence, StepForm::Plain, variant),
-    );
+    let mut b = Builder::on(spec.cell.name, for_all_steps(variant));
     let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
@@ -179,6 +173,16 @@ fn forced(strategy: Strategy, form: StepForm, variant: usize) -> Target {
     target.force.strategy = Some(strategy);
     target.force.step = Some(form);
     target
+}
+
+/// The same for kernels that run all steps: each second one is shaped for large workgroups, whose invocations have
+/// more registers. It takes no more invocations nor memory than every device has.
+fn for_all_steps(variant: usize) -> Target {
+    let target = forced(Strategy::Sequence, StepForm::Plain, variant);
+    Target {
+        invocations: [target.invocations, 1024][variant % 2],
+        ..target
+    }
 }
 
 fn nth_of(passes: &'static [Pass], nth: usize) -> &'static Pass {

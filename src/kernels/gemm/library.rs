@@ -1,7 +1,7 @@
 //! Products in CPU memory by the crate `gemm`: what twins compute with.
 
 use super::GEMM;
-use super::few::{Few, MOST};
+use super::few::{Few, most};
 use crate::error::{Error, Result};
 use crate::kernels::simd::split::share;
 use crate::plan::injective;
@@ -79,56 +79,23 @@ fn few_rows<R: Real>(
     let neighbours = a.strides[1] == 1 && b.strides[0] == 1 && c.strides[1] == 1;
     let single = size_of::<R>() == size_of::<f32>();
     let rows_apart = m < 2 || c.strides[0] >= n;
-    if !(single && neighbours && rows_apart && (1..=MOST).contains(&m) && k > 0 && n > 0) {
+    if !(single && neighbours && rows_apart && (1..=most(k)).contains(&m) && n > 0) {
         return false;
     }
-    let place = Place {
-        k,
-        n,
+    let c_row = c.strides[0].max(n);
+    let c = bytemuck::cast_slice_mut(c.cells).chunks_mut(c_row);
+    Few {
+        a: bytemuck::cast_slice(a.cells),
         a_row: a.strides[0],
+        depth: k,
+        weights: bytemuck::cast_slice(b.cells),
         pitch: b.strides[1],
-        c_row: c.strides[0].max(n),
+        c: c.take(m).map(|row| &mut row[..n]).collect(),
         alpha: alpha.to_f32(),
         beta: beta.to_f32(),
-    };
-    let (a, b) = (bytemuck::cast_slice(a.cells), bytemuck::cast_slice(b.cells));
-    let c = bytemuck::cast_slice_mut(c.cells);
-    match m {
-        1 => place.run::<1>(a, b, c),
-        2 => place.run::<2>(a, b, c),
-        3 => place.run::<3>(a, b, c),
-        _ => place.run::<4>(a, b, c),
     }
+    .run();
     true
-}
-
-/// Sizes and distances of a product of few rows.
-struct Place {
-    k: usize,
-    n: usize,
-    a_row: usize,
-    pitch: usize,
-    c_row: usize,
-    alpha: f32,
-    beta: f32,
-}
-
-impl Place {
-    fn run<const M: usize>(&self, a: &[f32], weights: &[f32], c: &mut [f32]) {
-        let mut rows: [&mut [f32]; M] = [(); M].map(|()| Default::default());
-        for (row, chunk) in rows.iter_mut().zip(c.chunks_mut(self.c_row)) {
-            *row = &mut chunk[..self.n];
-        }
-        Few {
-            a: std::array::from_fn(|m| &a[m * self.a_row..][..self.k]),
-            weights,
-            pitch: self.pitch,
-            c: rows,
-            alpha: self.alpha,
-            beta: self.beta,
-        }
-        .run();
-    }
 }
 
 /// C = α A B + β C, by the crate `gemm`, on several threads where it is worth it; few rows by
@@ -282,6 +249,9 @@ mod tests {
             (4, 130, 1031),
             (1, 700, 700),
             (5, 20, 20),
+            (7, 30, 100),
+            (83, 301, 500),
+            (75, 130, 512),
         ] {
             for (alpha, beta) in [(1.0, 0.0), (-0.5, 2.0)] {
                 // The rows stand apart, and what lies between must not be read or written.
