@@ -76,7 +76,7 @@ const SUMS: u32 = GATES * QUAD_UNITS;
 const ALL_QUADS: u32 = (HIDDEN + UNITS_OF_QUAD - 1u) / UNITS_OF_QUAD;
 
 // Arrays of arrays: a number that is known needs no check at run time, and that of a part is checked once.
-// Behind the last term are zeros.
+// Behind the last term are zeros, as in all at first.
 var<workgroup> terms: array<array<array<array<f32, CHUNK>, PARTS>, TILE>, SIDES>;
 #if ALONE
 #else
@@ -288,8 +288,8 @@ fn sequence_forward(
             let all{m} = sums_of(n{m}, j{m});
 #end
 #if BACK
-            let product{m} = select(0.0, all{m}[j{m} % 4u], first + n{m} < step.next_count);
-            finish_backward(first + n{m}, j{m}, given{m}, own{m}, product{m});
+            // The terms of a sequence that has no next step are still zeros.
+            finish_backward(first + n{m}, j{m}, given{m}, own{m}, all{m}[j{m} % 4u]);
             own{m} = own_after_back;
 #unroll g 0..GATES
             set_term(nth + 1u, n{m}, {g}u * HIDDEN + j{m}, handed_back[{g}]);
