@@ -14,9 +14,11 @@ use wgrnn::plan::{BufferId, Builder, Force, Matrix, Role};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Dtype, Program, Result};
 
-/// A square; a layer's input projection and weight gradient; a step of one sequence and of eight.
-const SHAPES: [(usize, usize, usize, &str); 8] = [
+/// A square; a layer's input projection, of few rows too, and weight gradient; a step of one sequence and of eight.
+const SHAPES: [(usize, usize, usize, &str); 10] = [
     (512, 512, 512, "NN"),
+    (50, 4096, 1024, "NT"),
+    (75, 2048, 512, "NT"),
     (400, 2048, 512, "NT"),
     (2048, 512, 3200, "TN"),
     (512, 128, 3200, "TN"),

@@ -2,8 +2,8 @@
 //! [`most`] rows and a row of W is what an output sums over, as in x · W_ihᵀ of some steps.
 //!
 //! There is too little to do per weight for packing it to pay, as general products do. So some rows of W
-//! are read at a time, once and in order, and multiplied with all rows of A by dot products in vector
-//! registers, as many sums at a time as there are registers for. With one row of A what is left is the
+//! are read at a time, in order, and multiplied with all rows of A by dot products in vector registers, as
+//! many sums at a time as there are registers for; again for more rows of A, from the first cache. With one row of A what is left is the
 //! time in which the weights arrive; several threads share it, each with its rows of W.
 //!
 //! On two cores of an AMD EPYC with AVX-512, GFLOP/s beside those of the crate `gemm`, for M x N x K:
@@ -14,19 +14,27 @@ use pulp::{Arch, Simd, WithSimd};
 use crate::kernels::simd::split::share;
 use crate::threads;
 
-/// Rows of A at most, where a sum has so many terms: with more, general products make up for their packing.
+/// Rows of A at most, where a row of W has `depth` numbers and the next follows at `pitch`: with more, general products
+/// make up for their packing.
 ///
 /// That reads down the columns of Wᵀ, and rows of W that are a multiple of 2 KiB apart share a few places of the first
-/// cache. Where both took the same time on an AMD EPYC: K 240 35 rows, 320 50, 400 70, 640 100, 1000 200, 2000 105; but
-/// 512 500, 1024 and 2048 600.
-pub(super) fn most(depth: usize) -> usize {
-    match depth {
-        0 => 0,
-        _ if depth.is_multiple_of(512) => 512,
-        _ => (depth / 6).clamp(AT_ONCE, 128),
+/// cache. Where both took about the same time on an AMD EPYC with AVX-512, of dense rows: K 240 35 rows, 320 50, 400 70,
+/// 640 100, 1000 200, 2000 105; but 512 500, 1024 and 2048 600. More than these all of A would no longer be near.
+pub(super) fn most(depth: usize, pitch: usize, columns: usize) -> usize {
+    match (depth, columns) {
+        (0, _) | (_, 0) => 0,
+        (_, ..WIDE) => FEWEST,
+        _ if pitch.is_multiple_of(512) => (NEAR / depth).clamp(FEWEST, 512),
+        _ => (depth / 7).clamp(FEWEST, 100),
     }
 }
 
+/// Rows of A for which no general product is faster.
+const FEWEST: usize = 4;
+/// Columns of C from which more rows are worth it.
+const WIDE: usize = 64;
+/// Numbers of A that a cache shared by all cores has room for.
+const NEAR: usize = 1 << 20;
 /// Rows of W at a time, and of A at most.
 const AT_ONCE: usize = 4;
 /// Weights that are worth a thread: 256 KiB, which arrive in about ten microseconds.
@@ -57,7 +65,7 @@ impl Few<'_> {
     pub(super) fn run(self) {
         let columns = self.c[0].len();
         // As long as it is the weights that take the time, it does not matter how many rows there are.
-        let work = columns * self.depth * self.c.len().div_ceil(CHEAP);
+        let work = (columns * self.depth).saturating_mul(self.c.len().div_ceil(CHEAP));
         let most = (columns / AT_ONCE).min(work / ALONE);
         let workers = most.min(rayon::current_num_threads());
         if workers < 2 {
@@ -187,7 +195,9 @@ mod tests {
 
     #[test]
     fn as_many_rows_as_pay() {
-        let of = [0, 1, 20, 240, 512, 1000, 1024].map(most);
-        assert_eq!(of, [0, 4, 4, 40, 512, 128, 512]);
+        let dense = [0, 1, 20, 240, 512, 1000, 2048, 8192].map(|depth| most(depth, depth, 64));
+        assert_eq!(dense, [0, 4, 4, 34, 512, 100, 512, 128]);
+        assert_eq!([most(512, 513, 64), most(500, 512, 64)], [73, 512]);
+        assert_eq!([0, 1, 63].map(|columns| most(512, 512, columns)), [0, 4, 4]);
     }
 }
