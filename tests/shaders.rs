@@ -84,7 +84,7 @@ fn validator(text: &str) -> Validator {
 }
 
 fn uses_subgroups(text: &str) -> bool {
-    text.contains(&format!("const {SUBGROUPS}: u32 = 1u;"))
+    text.contains("@builtin(subgroup_")
 }
 
 const SUBGROUPS: &str = "SUBGROUPS";

@@ -24,6 +24,10 @@
 // 65,536 registers, so that 256 invocations have 255 each. Those of the next NEAR terms are in workgroup memory,
 // and what is left is read in every step, from the cache nearest to the multiprocessor as long as it is little.
 //
+// On an adapter that runs shaders on a CPU, which loads lane by lane, the weights of a quad stay in an array of the
+// invocation's own, a vector load away, and a subgroup of LINE invocations loads as many terms at once, which they hand
+// around.
+//
 // Measured on an NVIDIA H200, microseconds a step of one sequence: LSTM 16 0.86 with two barriers, 0.65 with one, 0.46
 // with loads that far ahead; LSTM 128 2.65 with every weight in 512 invocations' registers (which spills) and terms
 // read for one sum each, 1.88 with 24 of 32 terms' weights in 256 invocations' registers and the others read in
@@ -57,6 +61,9 @@ const CHUNK: u32 = 4u;
 // Multiples of four, like CHUNK.
 const KEPT: u32 = 0u;
 const NEAR: u32 = 0u;
+// Invocations of a subgroup where they hand terms around, else 0; then KEPT is LINE times LINES.
+const LINE: u32 = 0u;
+const LINES: u32 = 0u;
 // Units of sequences that an invocation takes through the gates.
 const OWNED: u32 = 1u;
 // What the terms, the sums of the parts and the weights in workgroup memory take; for the plan alone.
@@ -148,6 +155,9 @@ fn sequence_forward(
 #end
     @builtin(workgroup_id) group: vec3u,
     @builtin(local_invocation_index) local: u32,
+#if LINE
+    @builtin(subgroup_invocation_id) place: u32,
+#end
 ) {
     begin_lane(group.z);
     let first = group.x * TILE;
@@ -155,8 +165,15 @@ fn sequence_forward(
     let start = part * CHUNK;
 #unroll q 0..QUADS
     let quad{q} = local % COLUMNS + {q}u * COLUMNS;
+#if LINE
+    var w{q}: array<FourWeights, KEPT>;
+    for (var k = 0u; k < KEPT; k++) {
+        w{q}[k] = quad_weights(quad{q}, start + k);
+    }
+#else
 #unroll k 0..KEPT
     let w{q}_{k} = quad_weights(quad{q}, start + {k}u);
+#end
 #end
 #unroll k 0..NEAR
     near[{k}][{q}][local] = quad_weights(quad{q}, start + KEPT + {k}u);
@@ -220,11 +237,27 @@ fn sequence_forward(
         var sum{q}_{n} = vec4f();
 #end
 #end
+#if LINE
+#unroll l 0..LINES
+#unroll n 0..TILE
+        let line{n}_{l} = terms[side][{n}][part][{l}u * LINE + place];
+#end
+#unroll i 0..LINE
+#unroll n 0..TILE
+        let x{n}_{l}_{i} = subgroupBroadcast(line{n}_{l}, {i}u);
+#unroll q 0..QUADS
+        sum{q}_{n} += x{n}_{l}_{i} * four_weights(w{q}[{l}u * LINE + {i}u]);
+#end
+#end
+#end
+#end
+#else
 #unroll k 0..KEPT
 #unroll n 0..TILE
         let x{n}_{k} = terms[side][{n}][part][{k}];
 #unroll q 0..QUADS
         sum{q}_{n} += x{n}_{k} * four_weights(w{q}_{k});
+#end
 #end
 #end
 #end

@@ -4,10 +4,11 @@ use crate::activation::{Activation, Function};
 use crate::cell::{Cell, CellOption, Pass};
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
+use crate::kernels::step::LANES;
 use crate::plan::sequence::{
     Call, LayerSpec, Mode, Precision, Run, Sampled, Size, StepForm, Strategy,
 };
-use crate::plan::{Builder, Plan, Target};
+use crate::plan::{Builder, DeviceKind, Plan, Target};
 use crate::rng::Rng;
 
 /// The `nth` kernel of a step forward of one of the cells (or the last, where there are fewer).
@@ -175,14 +176,24 @@ fn forced(strategy: Strategy, form: StepForm, variant: usize) -> Target {
     target
 }
 
-/// The same for kernels that run all steps: half of them are shaped for large workgroups, whose invocations have
-/// more registers. They take no more invocations nor memory than every device has.
+/// The same for kernels that run all steps: a third of them are shaped for large workgroups, whose invocations have
+/// more registers, and a third for subgroups that hand terms around. They take no more invocations nor memory than
+/// every device has.
 fn for_all_steps(variant: usize) -> Target {
     let target = forced(Strategy::Sequence, StepForm::Plain, variant);
-    Target {
-        // Not the half of which `variant` chooses the cell.
-        invocations: [target.invocations, 1024][variant / 2 % 2],
-        ..target
+    // Not the half of which `variant` chooses the cell.
+    match variant / 2 % 3 {
+        0 => target,
+        1 => Target {
+            invocations: 1024,
+            ..target
+        },
+        _ => Target {
+            kind: DeviceKind::Software,
+            subgroup_size: LANES as u32,
+            subgroup_most: LANES as u32,
+            ..target
+        },
     }
 }
 

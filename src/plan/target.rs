@@ -26,6 +26,8 @@ pub struct Target {
     pub buffer_bytes: u64,
     /// The fewest invocations of a subgroup, where kernels may use subgroup operations; else 0.
     pub subgroup_size: u32,
+    /// And the most.
+    pub subgroup_most: u32,
     /// Whether kernels may use 16-bit floats.
     pub f16: bool,
     /// The cooperative matrices that kernels may use.
@@ -211,6 +213,7 @@ impl Target {
                 _ => 128 << 20,
             },
             subgroup_size: 0,
+            subgroup_most: 0,
             f16: false,
             cooperative: None,
             groups: GROUPS,

@@ -121,6 +121,7 @@ impl Gpu {
 
     pub(crate) fn target(&self) -> Target {
         let limits = &self.limits;
+        let [subgroup_size, subgroup_most] = self.subgroup_sizes();
         Target {
             kind: match self.device.adapter_info().device_type {
                 wgpu::DeviceType::Cpu => DeviceKind::Software,
@@ -132,7 +133,8 @@ impl Gpu {
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             buffer_bytes: self.most_bytes(),
-            subgroup_size: self.subgroup_size(),
+            subgroup_size,
+            subgroup_most,
             f16: self.device.features().contains(wgpu::Features::SHADER_F16),
             cooperative: self.cooperative,
             groups: GROUPS,
@@ -141,13 +143,14 @@ impl Gpu {
         }
     }
 
-    /// The fewest invocations of a subgroup, or 0 where shaders may not use them. Browsers want a
+    /// The fewest and the most invocations of a subgroup, or 0 where shaders may not use them. Browsers want a
     /// directive in the text for that, which wgpu does not accept elsewhere.
-    fn subgroup_size(&self) -> u32 {
+    fn subgroup_sizes(&self) -> [u32; 2] {
         let usable = self.device.features().contains(wgpu::Features::SUBGROUP);
+        let info = self.device.adapter_info();
         match usable && !cfg!(target_family = "wasm") {
-            true => self.device.adapter_info().subgroup_min_size,
-            false => 0,
+            true => [info.subgroup_min_size, info.subgroup_max_size],
+            false => [0; 2],
         }
     }
 
@@ -337,19 +340,30 @@ impl Gpu {
         })
     }
 
-    /// Refuses a kernel that asks for more than the device has, before wgpu would.
-    pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
+    fn check_subgroups(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
+        let [fewest, most] = self.subgroup_sizes();
         // The lanes that a form of a step has all in one subgroup.
         let lanes = match constants.contains(&("SUBGROUPS", 1)) {
             true => LANES as u32,
             false => u32::from(kernel.uses_subgroups()),
         };
-        if self.subgroup_size() < lanes {
-            return Err(Error::Unsupported {
-                op: kernel.name,
-                needs: format!("a device whose subgroups have {lanes} invocations or more"),
-            });
-        }
+        // Those of each of several subgroups, no more.
+        let line = constants.iter().find(|(name, _)| *name == "LINE");
+        let line = line.map_or(0, |(_, value)| *value);
+        let needs = match () {
+            () if fewest < lanes => format!("{lanes} invocations or more"),
+            () if line > 0 && [fewest, most] != [line; 2] => format!("{line} invocations"),
+            () => return Ok(()),
+        };
+        Err(Error::Unsupported {
+            op: kernel.name,
+            needs: format!("a device whose subgroups have {needs}"),
+        })
+    }
+
+    /// Refuses a kernel that asks for more than the device has, before wgpu would.
+    pub(crate) fn check(&self, kernel: &Kernel, constants: &[Constant]) -> Result<()> {
+        self.check_subgroups(kernel, constants)?;
         self.check_cooperative(kernel, constants)?;
         let mut halves = kernel
             .bindings

@@ -3,7 +3,7 @@
 use super::form::Way;
 use super::spec::LayerSpec;
 use crate::kernel::{Constant, Element};
-use crate::plan::Target;
+use crate::plan::{DeviceKind, Target};
 
 /// Invocations that have the most registers together: a multiprocessor of a large GPU has 65,536, and an
 /// invocation at most 255.
@@ -14,6 +14,9 @@ const FEW_WEIGHTS: usize = 128;
 const LARGE: usize = 240;
 /// The same where workgroups are small, which is how devices with fewer registers may be told.
 const SMALL: usize = 132;
+/// Terms whose weights an invocation keeps where a subgroup hands terms around: the kernel's text has all of them,
+/// and a software adapter compiles 128 of them for four sequences in one or two seconds, 256 in five.
+const MOST_TERMS: usize = 128;
 /// Sequences of a workgroup at most.
 const MOST_SEQUENCES: usize = 4;
 
@@ -36,6 +39,8 @@ pub(crate) struct Team {
     /// And in workgroup memory, with the words that a term's weights take there.
     near: usize,
     near_words: usize,
+    /// Invocations of a subgroup that hand terms around, or 0.
+    line: usize,
     /// Units and all quads of a level.
     hidden: usize,
     all_quads: usize,
@@ -89,6 +94,39 @@ impl Team {
     }
 
     fn of(spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
+        match line(target) {
+            0 => Self::in_registers(spec, target, tile, way),
+            line => Self::in_lines(line, spec, target, tile, way),
+        }
+    }
+
+    /// On an adapter that runs shaders on a CPU: the fewest parts, since their sums are joined lane by lane, of whole
+    /// subgroups.
+    fn in_lines(line: usize, spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
+        let sums = Sums::new(spec, way);
+        let most = (MOST_THREADS.min(target.invocations as usize) / line * line).max(line);
+        let quads = sums.quads.div_ceil(most);
+        let columns = sums.quads.div_ceil(quads).next_multiple_of(line);
+        let parts = sums.terms.div_ceil(MOST_TERMS).min(most / columns).max(1);
+        let chunk = sums.terms.div_ceil(parts).next_multiple_of(line);
+        Self {
+            way,
+            tile,
+            quads,
+            columns,
+            alone: false,
+            parts: sums.terms.div_ceil(chunk),
+            chunk,
+            kept: (MOST_TERMS / quads / line * line).clamp(line, chunk),
+            near: 0,
+            near_words: 0,
+            line,
+            hidden: spec.hidden_size,
+            all_quads: sums.quads,
+        }
+    }
+
+    fn in_registers(spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
         let sums = Sums::new(spec, way);
         let most = MOST_THREADS.min(target.invocations as usize).max(1);
         let wanted = sums.weights() / FEW_WEIGHTS;
@@ -128,6 +166,7 @@ impl Team {
             kept,
             near: 0,
             near_words,
+            line: 0,
             hidden: spec.hidden_size,
             all_quads: sums.quads,
         };
@@ -161,12 +200,33 @@ impl Team {
             ("CHUNK", self.chunk),
             ("KEPT", self.kept),
             ("NEAR", self.near),
+            ("LINE", self.line),
+            ("LINES", self.kept.checked_div(self.line).unwrap_or(0)),
             ("OWNED", (self.tile * self.hidden).div_ceil(threads)),
             ("WORKGROUP_FLOATS", self.floats()),
         ]
         .map(|(name, value)| (name, value as u32))
         .to_vec()
     }
+}
+
+/// The invocations of a subgroup that hand terms around, or 0 where that is not possible or does not pay. On a GPU
+/// workgroup memory serves a whole subgroup with one access.
+fn line(target: &Target) -> usize {
+    let fixed = target.subgroup_size == target.subgroup_most;
+    match (target.kind, target.subgroup_size as usize) {
+        (DeviceKind::Software, size @ (4 | 8 | 16)) if fixed => size,
+        _ => 0,
+    }
+}
+
+/// Whether a subgroup hands terms around, and invocations keep all weights of a layer.
+pub(crate) fn keeps_in_lines(spec: &LayerSpec, target: &Target) -> bool {
+    let keeps = |way| {
+        let team = Team::of(spec, target, 1, way);
+        team.line > 0 && team.kept == team.chunk
+    };
+    keeps(Way::Forward) && keeps(Way::Back)
 }
 
 /// Registers that the weights of a term take.
@@ -254,6 +314,62 @@ mod tests {
         }
     }
 
+    /// A software adapter whose subgroups have so many invocations.
+    fn lined(line: u32) -> Target {
+        Target {
+            subgroup_size: line,
+            subgroup_most: line,
+            ..Target::portable(DeviceKind::Software)
+        }
+    }
+
+    /// Whole subgroups, and all terms in one part as long as they are few.
+    #[test]
+    fn shapes_of_lines() {
+        for (cell, hidden, forward, back) in [
+            (&LSTM, 5, [1, 1, 8, 1, 8, 8], [1, 1, 8, 1, 24, 24]),
+            (
+                &LSTM,
+                128,
+                [1, 1, 128, 1, 128, 128],
+                [1, 1, 32, 4, 128, 128],
+            ),
+            (&GRU, 100, [1, 1, 104, 1, 104, 104], [1, 1, 32, 3, 104, 104]),
+            (
+                &RNN_TANH,
+                256,
+                [1, 1, 64, 2, 128, 128],
+                [1, 1, 64, 2, 128, 128],
+            ),
+            // Too large: what is not kept is read in every step.
+            (
+                &LSTM,
+                512,
+                [1, 2, 256, 1, 512, 64],
+                [1, 1, 128, 2, 1024, 128],
+            ),
+        ] {
+            let spec = LayerSpec::new(cell, 8, hidden);
+            assert_eq!(shape(&spec, &lined(8), 1, Way::Forward), forward);
+            assert_eq!(shape(&spec, &lined(8), 1, Way::Back), back);
+        }
+    }
+
+    #[test]
+    fn lines_are_for_software_with_subgroups_of_one_size() {
+        assert_eq!([4, 8, 16].map(|size| line(&lined(size))), [4, 8, 16]);
+        assert_eq!([0, 1, 32].map(|size| line(&lined(size))), [0; 3]);
+        let varies = Target {
+            subgroup_most: 16,
+            ..lined(8)
+        };
+        let gpu = Target {
+            kind: DeviceKind::Gpu,
+            ..lined(8)
+        };
+        assert_eq!([varies, gpu].map(|target| line(&target)), [0; 2]);
+    }
+
     #[test]
     fn as_many_sequences_as_there_is_room_for() {
         let spec = LayerSpec::new(&LSTM, 8, 64);
@@ -294,7 +410,7 @@ mod tests {
                         precision,
                         ..LayerSpec::new(cell, 8, hidden)
                     };
-                    for (target, way) in [large(), Target::default()]
+                    for (target, way) in [large(), Target::default(), lined(8), lined(16)]
                         .iter()
                         .flat_map(|t| WAYS.map(|w| (*t, w)))
                     {
@@ -310,6 +426,10 @@ mod tests {
                                 .all(|n| n.is_multiple_of(4))
                         );
                         assert!(4 * team.floats() <= 1 << 16 || hidden > 300);
+                        if team.line > 0 {
+                            let of = [team.columns, team.chunk, team.kept];
+                            assert!(of.iter().all(|n| n.is_multiple_of(team.line)));
+                        }
                     }
                 }
             }
