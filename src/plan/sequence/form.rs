@@ -9,6 +9,7 @@
 use super::buffers::{blocks_back, blocks_forward, sizes};
 use super::spec::{LayerSpec, Precision};
 use super::strategy::{Strategy, choose as strategy};
+use super::tile::{self, Tile};
 use crate::cell::{Forms, Pass, Units};
 use crate::kernel::Constant;
 use crate::kernels::pack::Blocks;
@@ -46,15 +47,13 @@ pub(crate) struct Shape {
     /// How many levels have such a step side by side.
     pub(crate) lanes: usize,
     /// How many quads, and terms of a sum.
-    quads: usize,
-    terms: usize,
+    pub(super) quads: usize,
+    pub(super) terms: usize,
 }
 
 /// The most sequences of an invocation in blocks, whose sums are then as many as there are vector
 /// registers, and of a workgroup for few.
 const MOST_SEQUENCES: usize = 8;
-/// Invocations of a workgroup with a tile.
-const TILE_THREADS: usize = 256;
 
 impl StepForm {
     /// Every form.
@@ -113,23 +112,7 @@ impl StepForm {
                     ("WORKGROUP_FLOATS", 4 * threads * sequences),
                 ]
             }
-            Self::Tile => {
-                let (fours, quads) = (tile_fours(shape), tile_quads(shape, target));
-                let slices = TILE_THREADS / 4 / quads;
-                let depth = tile_depth(shape, target);
-                vec![
-                    ("SEQUENCES", 4 * fours),
-                    ("FOURS", fours),
-                    ("TILE_QUADS", quads),
-                    ("DEPTH", depth),
-                    ("STAGED", (depth * quads / TILE_THREADS).max(1)),
-                    ("OPERANDS", depth * 4 * fours / TILE_THREADS),
-                    ("SLICES", slices),
-                    ("TERMS", depth / slices),
-                    ("THREADS", TILE_THREADS),
-                    ("WORKGROUP_FLOATS", 4 * tile_vectors(quads, fours, depth)),
-                ]
-            }
+            Self::Tile => Tile::new(shape, target).constants(),
         };
         let own = own.into_iter().map(|(name, value)| (name, value as u32));
         [("BACK", shape.way as u32)]
@@ -144,7 +127,7 @@ impl StepForm {
             Self::Plain => [1, ROWS],
             Self::Blocks => [LANES, few(shape)],
             Self::Few => [1, few(shape)],
-            Self::Tile => [tile_quads(shape, target), 16 * tile_fours(shape)],
+            Self::Tile => Tile::new(shape, target).of_group(),
         };
         [shape.quads.div_ceil(quads), shape.count.div_ceil(sequences)]
     }
@@ -162,51 +145,6 @@ fn few_threads(shape: &Shape, target: &Target) -> usize {
     let most = room.min(target.invocations as usize).clamp(32, 256);
     let most = 1 << most.ilog2();
     (shape.terms / 4).next_power_of_two().clamp(32, most)
-}
-
-/// A fourth of the sequences of an invocation with a tile: no more than there are.
-fn tile_fours(shape: &Shape) -> usize {
-    if shape.count <= 16 { 1 } else { 2 }
-}
-
-/// Quads of a tile: fewer where larger tiles would be too few to fill a GPU.
-fn tile_quads(shape: &Shape, target: &Target) -> usize {
-    let enough = |quads: &usize| tiles(shape, *quads) >= target.groups;
-    [8, 4].into_iter().find(enough).unwrap_or(2)
-}
-
-/// Workgroups with so many quads.
-fn tiles(shape: &Shape, quads: usize) -> usize {
-    let rows = shape.count.div_ceil(16 * tile_fours(shape));
-    shape.quads.div_ceil(quads) * rows * shape.lanes
-}
-
-/// Terms that a tile stages at once: more where there are few tiles, so that enough is on its way; with
-/// more sums in registers only where the terms are many times as many.
-///
-/// On an NVIDIA H200, of whose 132 multiprocessors `groups` keeps about all busy, microseconds a step with 64, 128
-/// and 256 terms: LSTM 1024 x 16 back 42.8, 30.8 and 26.0; GRU 1024 x 32 back 45.4, 33.4 and 30.5; LSTM 256 x 32
-/// back, two levels, 21.5, 17.4 and 20.5; GRU 384 x 128 back, three levels, 42.9, 51.9 and 51.7; GRU 2816 x 32 back
-/// 173, 145 and 181, forward 146 and 165.
-fn tile_depth(shape: &Shape, target: &Target) -> usize {
-    let (fours, quads) = (tile_fours(shape), tile_quads(shape, target));
-    let (most, of_terms) = match tiles(shape, quads) {
-        few if few <= target.groups => (256, 8),
-        some if some < 2 * target.groups => (128, 32),
-        _ => (64, 1),
-    };
-    let enough = |depth: &usize| fours == 1 || depth * of_terms <= shape.terms;
-    let room = target.workgroup_memory as usize / 16;
-    let fits = |depth: &usize| tile_vectors(quads, fours, *depth) <= room;
-    [256, 128]
-        .into_iter()
-        .find(|depth| *depth <= most && enough(depth) && fits(depth))
-        .unwrap_or(64)
-}
-
-/// The vec4s of workgroup memory: those that are staged, or the sums of half of the slices.
-fn tile_vectors(quads: usize, fours: usize, depth: usize) -> usize {
-    (depth * (quads + 4 * fours)).max(2 * TILE_THREADS * fours)
 }
 
 /// The form of a step, and why.
@@ -277,7 +215,7 @@ fn by_rule(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepForm, Strin
 /// and 14.9.
 fn few_tiles_back(shape: &Shape, target: &Target) -> bool {
     let few = shape.count <= 2 * MOST_SEQUENCES;
-    shape.way == Way::Back && few && 2 * tiles(shape, 2) <= target.groups
+    shape.way == Way::Back && few && 2 * tile::count(shape, 2) <= target.groups
 }
 
 /// How many invocations a step forward of so many sequences has.
@@ -288,7 +226,7 @@ pub(super) fn invocations_of_step(spec: &LayerSpec, target: &Target, count: usiz
         StepForm::Plain => WORKGROUP,
         StepForm::Blocks => LANES,
         StepForm::Few => few_threads(&shape, target),
-        StepForm::Tile => TILE_THREADS,
+        StepForm::Tile => tile::THREADS,
     };
     form.groups(&shape, target).into_iter().product::<usize>() * each
 }
@@ -638,25 +576,5 @@ mod tests {
         assert_eq!(of(256, Way::Forward, 9), ([128, 1], narrow));
         let many = vec![8, 2, 8, 64, 2, 2, 8, 8, 256, 4096];
         assert_eq!(of(1024, Way::Back, 128), ([32, 4], many));
-    }
-
-    #[test]
-    fn few_tiles_stage_more_terms() {
-        let of = |hidden, way, count, workgroup_memory| {
-            let target = Target {
-                workgroup_memory,
-                ..Target::default()
-            };
-            let shape = Shape::new(&LayerSpec::new(&LSTM, 3, hidden), way, count);
-            tile_depth(&shape, &target)
-        };
-        let (small, large) = (16 << 10, 48 << 10);
-        assert_eq!(of(1024, Way::Back, 16, large), 256);
-        assert_eq!(of(1024, Way::Back, 16, small), 128);
-        // With more sums, an eighth of the terms at most; with enough tiles, fewer.
-        assert_eq!(of(256, Way::Back, 32, large), 128);
-        assert_eq!(of(64, Way::Back, 32, large), 64);
-        assert_eq!(of(1024, Way::Forward, 64, large), 64);
-        assert_eq!(of(2048, Way::Forward, 128, large), 64);
     }
 }

@@ -28,6 +28,7 @@ mod step;
 mod strategy;
 mod streams;
 mod team;
+mod tile;
 
 use super::{BufferId, Builder, Matrix, Role};
 use crate::error::{Error, Result};
