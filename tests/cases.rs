@@ -7,6 +7,8 @@ use std::path::Path;
 use wgrnn::Context;
 use wgrnn::check::{Status, cases};
 use wgrnn::interop::case::{self, Case};
+#[cfg(feature = "gpu")]
+use wgrnn::plan::{Force, sequence::Strategy};
 
 /// How many cases there are: none may get lost.
 const COUNT: usize = 74;
@@ -67,5 +69,18 @@ fn cpu_f32() {
 fn every_adapter() {
     for context in common::adapters() {
         every_case_passes(&context);
+    }
+}
+
+/// All steps of a layer in one dispatch without subgroup operations, in the form that a GPU has.
+#[cfg(feature = "gpu")]
+#[test]
+fn whole_sequences_on_portable_devices() {
+    for (device, queue) in common::portable_devices() {
+        let force = Force {
+            strategy: Some(Strategy::Sequence),
+            ..Force::default()
+        };
+        every_case_passes(&Context::from_wgpu(device, queue).forcing(force));
     }
 }

@@ -25,26 +25,12 @@ struct Host {
 }
 
 fn hosts() -> Vec<Host> {
-    // Says so, or fails, where there is no adapter.
-    if common::adapters().is_empty() {
-        return Vec::new();
-    }
-    let adapters = pollster::block_on(Context::adapters());
-    let open = |adapter: &wgpu::Adapter| {
-        let opened = adapter.request_device(&wgpu::DeviceDescriptor {
-            label: Some("the host"),
-            required_limits: wgpu::Limits::default(),
-            ..Default::default()
-        });
-        let (device, queue) = pollster::block_on(opened).unwrap();
-        let context = Context::from_wgpu(device.clone(), queue.clone());
-        Host {
-            device,
-            queue,
-            context,
-        }
+    let host = |(device, queue): (wgpu::Device, wgpu::Queue)| Host {
+        context: Context::from_wgpu(device.clone(), queue.clone()),
+        device,
+        queue,
     };
-    adapters.iter().map(open).collect()
+    common::portable_devices().into_iter().map(host).collect()
 }
 
 impl Host {

@@ -3,7 +3,9 @@
 mod common;
 
 use wgrnn::check::{Status, kernels};
-use wgrnn::{Context, kernels::ALL};
+use wgrnn::plan::DeviceKind;
+use wgrnn::rng::Rng;
+use wgrnn::{Context, Error, Program, kernels::ALL};
 
 fn all_sizes(context: &Context) {
     let mut worst: Vec<(f64, String)> = Vec::new();
@@ -48,5 +50,33 @@ fn cpu_f32() {
 fn every_adapter() {
     for context in common::adapters() {
         all_sizes(&context);
+    }
+}
+
+/// Kernels in which subgroups hand terms around are compared where plans have them, and refused where subgroups have
+/// another size.
+#[cfg(feature = "gpu")]
+#[test]
+fn kernels_for_subgroups() {
+    let portable = common::portable_devices().into_iter();
+    let portable = portable.map(|(device, queue)| Context::from_wgpu(device, queue));
+    for context in common::adapters().into_iter().chain(portable) {
+        let target = context.target();
+        let eight = [target.subgroup_size, target.subgroup_most] == [8; 2];
+        for kernel in ALL.iter().filter(|k| k.name.contains(".sequence_")) {
+            let size = *kernels::SIZES.last().unwrap();
+            let outcomes = kernels::check(&context, kernel, size).unwrap();
+            let compared = eight && target.kind == DeviceKind::Software;
+            assert_eq!(!outcomes.is_empty(), compared, "{}", kernel.name);
+            let sample = (kernel.sample)(size, &mut Rng::new(1)).unwrap();
+            match Program::new(&context, sample.plan, &[]) {
+                Ok(_) => assert!(eight, "{}", kernel.name),
+                Err(Error::Unsupported { needs, .. }) => {
+                    assert!(!eight, "{}", kernel.name);
+                    assert_eq!(needs, "a device whose subgroups have 8 invocations");
+                }
+                Err(e) => panic!("{e}"),
+            }
+        }
     }
 }

@@ -15,7 +15,12 @@ use wgrnn::rng::Rng;
 /// The constants that the samples of a kernel set, in every combination that occurs, or in a dozen of
 /// them.
 fn constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
-    few(all_constants(kernel))
+    let hands_around = |set: &Vec<Constant>| {
+        let mut of_set = set.iter();
+        of_set.any(|(name, value)| *name == "SUBGROUP_SIZE" && *value > 0)
+    };
+    let (handing, others) = all_constants(kernel).into_iter().partition(hands_around);
+    few(handing).into_iter().chain(few(others)).collect()
 }
 
 fn all_constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
@@ -49,7 +54,7 @@ fn few(sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
     sets.into_iter().step_by(every).collect()
 }
 
-/// Samples run on every device, and so without subgroup operations; here the kernels that have a use
+/// Samples of steps run on every device, and so without subgroup operations; here the kernels that have a use
 /// for them are taken with them as well.
 fn with_subgroups(mut sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
     for mut set in sets.clone() {

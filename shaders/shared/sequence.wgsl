@@ -1,4 +1,4 @@
-// All steps of a level in one dispatch, on a GPU.
+// All steps of a level in one dispatch.
 //
 // A workgroup owns TILE sequences of a lane from their first step to their last; a sequence needs none of
 // another. As in `quads` a quad is four sums that are taken together: those of the gates of a unit, or where
@@ -19,13 +19,13 @@
 // What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
 // as a step of a small layer. Nothing is computed with it before, which would be to wait for it.
 //
-// The first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
+// On a GPU the first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
 // is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has
 // 65,536 registers, so that 256 invocations have 255 each. Those of the next NEAR terms are in workgroup memory,
 // and what is left is read in every step, from the cache nearest to the multiprocessor as long as it is little.
 //
 // On an adapter that runs shaders on a CPU, which loads lane by lane, the weights of a quad stay in an array of the
-// invocation's own, a vector load away, and a subgroup of LINE invocations loads as many terms at once, which they hand
+// invocation's own, a vector load away, and the SUBGROUP_SIZE invocations of a subgroup load a term each, which they hand
 // around.
 //
 // Measured on an NVIDIA H200, microseconds a step of one sequence: LSTM 16 0.86 with two barriers, 0.65 with one, 0.46
@@ -61,8 +61,8 @@ const CHUNK: u32 = 4u;
 // Multiples of four, like CHUNK.
 const KEPT: u32 = 0u;
 const NEAR: u32 = 0u;
-// Invocations of a subgroup where they hand terms around, else 0; then KEPT is LINE times LINES.
-const LINE: u32 = 0u;
+// Invocations of a subgroup where they hand terms around, else 0; then KEPT is SUBGROUP_SIZE times LINES.
+const SUBGROUP_SIZE: u32 = 0u;
 const LINES: u32 = 0u;
 // Units of sequences that an invocation takes through the gates.
 const OWNED: u32 = 1u;
@@ -154,18 +154,24 @@ fn sequence_backward(
 fn sequence_forward(
 #end
     @builtin(workgroup_id) group: vec3u,
-    @builtin(local_invocation_index) local: u32,
-#if LINE
+#if SUBGROUP_SIZE
+    // Which invocations a subgroup has is not defined otherwise.
+    @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_invocation_id) place: u32,
+#else
+    @builtin(local_invocation_index) local: u32,
 #end
 ) {
+#if SUBGROUP_SIZE
+    let local = subgroup * SUBGROUP_SIZE + place;
+#end
     begin_lane(group.z);
     let first = group.x * TILE;
     let part = local / COLUMNS;
     let start = part * CHUNK;
 #unroll q 0..QUADS
     let quad{q} = local % COLUMNS + {q}u * COLUMNS;
-#if LINE
+#if SUBGROUP_SIZE
     var w{q}: array<FourWeights, KEPT>;
     for (var k = 0u; k < KEPT; k++) {
         w{q}[k] = quad_weights(quad{q}, start + k);
@@ -237,16 +243,16 @@ fn sequence_forward(
         var sum{q}_{n} = vec4f();
 #end
 #end
-#if LINE
+#if SUBGROUP_SIZE
 #unroll l 0..LINES
 #unroll n 0..TILE
-        let line{n}_{l} = terms[side][{n}][part][{l}u * LINE + place];
+        let line{n}_{l} = terms[side][{n}][part][{l}u * SUBGROUP_SIZE + place];
 #end
-#unroll i 0..LINE
+#unroll i 0..SUBGROUP_SIZE
 #unroll n 0..TILE
         let x{n}_{l}_{i} = subgroupBroadcast(line{n}_{l}, {i}u);
 #unroll q 0..QUADS
-        sum{q}_{n} += x{n}_{l}_{i} * four_weights(w{q}[{l}u * LINE + {i}u]);
+        sum{q}_{n} += x{n}_{l}_{i} * four_weights(w{q}[{l}u * SUBGROUP_SIZE + {i}u]);
 #end
 #end
 #end

@@ -10,7 +10,9 @@ use super::{Outcome, compare, tolerance};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Data, Element, Kernel, Sample};
-use crate::plan::{BufferId, Plan};
+use crate::kernels::sample::OF_SUBGROUPS;
+use crate::plan::sequence::subgroup;
+use crate::plan::{BufferId, DeviceKind, Plan, Target};
 use crate::program::Program;
 use crate::real::Real;
 use crate::rng::Rng;
@@ -36,6 +38,11 @@ pub const SIZES: &[[usize; 3]] = &[
     [129, 11, 128],
     [1, 257, 5],
     [131, 1, 4],
+    // For kernels that run all steps in which subgroups hand terms around.
+    [7, 13, OF_SUBGROUPS + 1],
+    [5, 150, OF_SUBGROUPS + 2],
+    [2, 260, OF_SUBGROUPS + 3],
+    [33, 41, OF_SUBGROUPS + 4],
 ];
 
 const GUARD: usize = 67;
@@ -43,7 +50,8 @@ const GUARD_FLOAT: f32 = -12_345.75;
 const GUARD_UINT: u32 = 0xdead_beef;
 
 /// Runs a kernel's sample of this size on `context` and on the oracle. A kernel that needs a feature
-/// which the device lacks is [`Status::Unsupported`](super::Status::Unsupported).
+/// which the device lacks is [`Status::Unsupported`](super::Status::Unsupported). Nothing is compared for a sample of
+/// a form that is for subgroups of another size, since no plan for the device has it.
 ///
 /// # Errors
 /// If the sample cannot be made or the device fails.
@@ -54,7 +62,11 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
     }
     let seed = size.iter().fold(1, |s, &v| s * 1_009 + v as u64);
     let sample = || guarded((kernel.sample)(size, &mut Rng::new(seed))?);
-    let got = match run(context, sample()?) {
+    let own = sample()?;
+    if !is_for(&context.target(), &own.plan) {
+        return Ok(Vec::new());
+    }
+    let got = match run(context, own) {
         // The sample may ask for more than every kernel of this kind.
         Err(Error::Unsupported { needs, .. }) => {
             return Ok(vec![Outcome::unsupported(context, &case, needs)]);
@@ -88,6 +100,17 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
         outcomes.push(Outcome::new(context, &case, name, error, limit + rounding));
     }
     Ok(outcomes)
+}
+
+/// Whether plans for a device may have such kernels.
+fn is_for(target: &Target, plan: &Plan) -> bool {
+    let mut constants = plan.steps().iter().flat_map(|s| &s.constants);
+    constants.all(|(name, size)| match *name {
+        "SUBGROUP_SIZE" if *size > 0 => {
+            target.kind == DeviceKind::Cpu || subgroup(target) == *size as usize
+        }
+        _ => true,
+    })
 }
 
 /// Makes room for guard cells behind every buffer.

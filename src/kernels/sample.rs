@@ -176,26 +176,28 @@ fn forced(strategy: Strategy, form: StepForm, variant: usize) -> Target {
     target
 }
 
-/// The same for kernels that run all steps: a third of them are shaped for large workgroups, whose invocations have
-/// more registers, and a third for subgroups that hand terms around. They take no more invocations nor memory than
-/// every device has.
+/// The same for kernels that run all steps: half of them are shaped for large workgroups, whose invocations have
+/// more registers, and those of the last sizes for an adapter that runs shaders on a CPU, whose subgroups hand terms
+/// around. They take no more invocations nor memory than every device has.
 fn for_all_steps(variant: usize) -> Target {
     let target = forced(Strategy::Sequence, StepForm::Plain, variant);
-    // Not the half of which `variant` chooses the cell.
-    match variant / 2 % 3 {
-        0 => target,
-        1 => Target {
-            invocations: 1024,
-            ..target
-        },
-        _ => Target {
+    if variant >= OF_SUBGROUPS {
+        return Target {
             kind: DeviceKind::Software,
             subgroup_size: LANES as u32,
             subgroup_most: LANES as u32,
             ..target
-        },
+        };
+    }
+    Target {
+        // Not the half of which `variant` chooses the cell.
+        invocations: [target.invocations, 1024][variant / 2 % 2],
+        ..target
     }
 }
+
+/// From which variant on samples of kernels that run all steps are for subgroups.
+pub(crate) const OF_SUBGROUPS: usize = 129;
 
 fn nth_of(passes: &'static [Pass], nth: usize) -> &'static Pass {
     &passes[nth.min(passes.len() - 1)]

@@ -4,6 +4,8 @@
 pub(crate) mod config;
 pub(crate) mod results;
 
+#[cfg(feature = "gpu")]
+use wgrnn::wgpu;
 use wgrnn::{Context, Error, Result};
 
 /// None, since this build has no GPU backend.
@@ -38,6 +40,25 @@ pub(crate) fn adapters() -> Vec<Context> {
         eprintln!("{test}: no adapter on this machine, so nothing ran on a GPU");
     }
     found
+}
+
+/// A device of every adapter with the limits that every WebGPU device has, and no feature.
+#[cfg(feature = "gpu")]
+pub(crate) fn portable_devices() -> Vec<(wgpu::Device, wgpu::Queue)> {
+    // Says so, or fails, where there is no adapter.
+    if adapters().is_empty() {
+        return Vec::new();
+    }
+    let open = |adapter: &wgpu::Adapter| {
+        let opened = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("the host"),
+            required_limits: wgpu::Limits::default(),
+            ..Default::default()
+        });
+        pollster::block_on(opened).unwrap()
+    };
+    let adapters = pollster::block_on(Context::adapters());
+    adapters.iter().map(open).collect()
 }
 
 /// The error that was expected, which prints as one line.

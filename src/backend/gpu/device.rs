@@ -348,11 +348,11 @@ impl Gpu {
             false => u32::from(kernel.uses_subgroups()),
         };
         // Those of each of several subgroups, no more.
-        let line = constants.iter().find(|(name, _)| *name == "LINE");
-        let line = line.map_or(0, |(_, value)| *value);
+        let exact = constants.iter().find(|(name, _)| *name == "SUBGROUP_SIZE");
+        let exact = exact.map_or(0, |(_, value)| *value);
         let needs = match () {
             () if fewest < lanes => format!("{lanes} invocations or more"),
-            () if line > 0 && [fewest, most] != [line; 2] => format!("{line} invocations"),
+            () if exact > 0 && [fewest, most] != [exact; 2] => format!("{exact} invocations"),
             () => return Ok(()),
         };
         Err(Error::Unsupported {

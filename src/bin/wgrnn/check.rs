@@ -286,7 +286,7 @@ fn never_run(outcomes: &[Outcome]) -> Option<&str> {
 /// The worst error in units of the tolerance.
 fn summary(outcomes: &[Outcome]) -> String {
     let has = |status| outcomes.iter().any(|o| o.status == status);
-    if has(Status::Unsupported) {
+    if has(Status::Unsupported) && !has(Status::Fail) {
         return "unsupported".to_owned();
     }
     let units = outcomes

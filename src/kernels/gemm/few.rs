@@ -3,8 +3,8 @@
 //!
 //! There is too little to do per weight for packing it to pay, as general products do. So some rows of W
 //! are read at a time, in order, and multiplied with all rows of A by dot products in vector registers, as
-//! many sums at a time as there are registers for; again for more rows of A, from the first cache. With one row of A what is left is the
-//! time in which the weights arrive; several threads share it, each with its rows of W.
+//! many sums at a time as there are registers for; again for more rows of A, from the first cache. With one row of A what
+//! is left is the time in which the weights arrive; several threads share it, each with its rows of W.
 //!
 //! On two cores of an AMD EPYC with AVX-512, GFLOP/s beside those of the crate `gemm`, for M x N x K:
 //! 8 x 2048 x 512 175 and 15, 75 x 2048 x 512 187 and 91, 50 x 4096 x 1024 181 and 49, 50 x 4096 x 240 160 and 165.
@@ -19,13 +19,33 @@ use crate::threads;
 ///
 /// That reads down the columns of Wᵀ, and rows of W that are a multiple of 2 KiB apart share a few places of the first
 /// cache. Where both took about the same time on an AMD EPYC with AVX-512, of dense rows: K 240 35 rows, 320 50, 400 70,
-/// 640 100, 1000 200, 2000 105; but 512 500, 1024 and 2048 600. More than these all of A would no longer be near.
+/// 640 100, 1000 200, 2000 105; but 512 500, 1024 and 2048 600. More than these all of A would no longer be near. With
+/// AVX2 general products pack better, and half of the registers hold fewer sums to a weight: K 240 50 rows, 320 62, 400
+/// 75, 512 80, 640 90, 1000 75, 1024 120, but 2000 25 and 2048 50.
 pub(super) fn most(depth: usize, pitch: usize, columns: usize) -> usize {
+    limit(depth, pitch, columns, Arch::new().dispatch(Registers))
+}
+
+fn limit(depth: usize, pitch: usize, columns: usize, registers: usize) -> usize {
     match (depth, columns) {
         (0, _) | (_, 0) => 0,
         (_, ..WIDE) => FEWEST,
+        (DEEP.., _) if registers < 32 => 25,
+        _ if registers < 32 => (depth / 5).clamp(FEWEST, 75),
         _ if pitch.is_multiple_of(512) => (NEAR / depth).clamp(FEWEST, 512),
         _ => (depth / 7).clamp(FEWEST, 100),
+    }
+}
+
+/// How many vector registers there are.
+struct Registers;
+
+impl WithSimd for Registers {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::REGISTER_COUNT
     }
 }
 
@@ -35,6 +55,8 @@ const FEWEST: usize = 4;
 const WIDE: usize = 64;
 /// Numbers of A that a cache shared by all cores has room for.
 const NEAR: usize = 1 << 20;
+/// Numbers of a row of W from which general products are as fast with 25 rows where there are few registers.
+const DEEP: usize = 1500;
 /// Rows of W at a time, and of A at most.
 const AT_ONCE: usize = 4;
 /// Weights that are worth a thread: 256 KiB, which arrive in about ten microseconds.
@@ -195,9 +217,13 @@ mod tests {
 
     #[test]
     fn as_many_rows_as_pay() {
-        let dense = [0, 1, 20, 240, 512, 1000, 2048, 8192].map(|depth| most(depth, depth, 64));
-        assert_eq!(dense, [0, 4, 4, 34, 512, 100, 512, 128]);
-        assert_eq!([most(512, 513, 64), most(500, 512, 64)], [73, 512]);
-        assert_eq!([0, 1, 63].map(|columns| most(512, 512, columns)), [0, 4, 4]);
+        let dense = |registers| {
+            [0, 1, 20, 240, 512, 1000, 2048, 8192].map(|depth| limit(depth, depth, 64, registers))
+        };
+        assert_eq!(dense(32), [0, 4, 4, 34, 512, 100, 512, 128]);
+        assert_eq!(dense(16), [0, 4, 4, 48, 75, 75, 25, 25]);
+        let of = |depth, pitch, columns| limit(depth, pitch, columns, 32);
+        assert_eq!([of(512, 513, 64), of(500, 512, 64)], [73, 512]);
+        assert_eq!([0, 1, 63].map(|columns| of(512, 512, columns)), [0, 4, 4]);
     }
 }

@@ -107,15 +107,17 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
         activation: Activation::ALL[rng.below(4) as usize],
     }
     .push(&mut b)?;
+    // Sums of order 1: activations flatten large ones, and what is left of them would be all rounding.
+    let bound = (k as f32).sqrt().recip();
     // What lies between the rows is not to be read: NaN would show.
-    let mut data: Vec<_> = [a, w]
+    let mut data: Vec<_> = [(a, bound), (w, 1.0)]
         .into_iter()
-        .map(|matrix| {
+        .map(|(matrix, bound)| {
             let mut values = vec![f32::NAN; b.buffer(matrix.buffer).len()];
             for i in 0..matrix.rows {
                 for j in 0..matrix.cols {
                     let at = matrix.offset + i * matrix.row_stride + j * matrix.col_stride;
-                    values[at] = rng.uniform(-1.0, 1.0);
+                    values[at] = rng.uniform(-bound, bound);
                 }
             }
             (matrix.buffer, Data::Float(values))

@@ -4,7 +4,7 @@
 //! weights, so that which of them runs a step may depend on how many sequences have it.
 //!
 //! The numbers for GPUs follow from how many workgroups fill one, and from an NVIDIA H200, where each form was measured
-//! beside the others. On software Vulkan all steps are in blocks.
+//! beside the others. On software Vulkan steps with dispatches of their own are in blocks.
 
 use super::buffers::{blocks_back, blocks_forward, sizes};
 use super::spec::{LayerSpec, Precision};

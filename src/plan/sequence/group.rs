@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::buffers::{blocks_back, blocks_forward};
 use super::form::{Shape, Way, packing, shaped};
+use super::run::Run;
 use super::step::{At, LevelGradients, Moment, Output, bindings, constants, cost, sum};
 use super::strategy::Strategy;
 use super::team::Team;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Constant;
 use crate::kernels::index;
 use crate::kernels::step::{Moment as Entry, StepParams};
-use crate::plan::{Dispatch, Grid};
+use crate::plan::{DeviceKind, Dispatch, Grid, Portion};
 
 /// Levels whose steps share dispatches, in the order of their lanes.
 #[derive(Debug, Clone, Copy)]
@@ -157,6 +158,18 @@ impl<'a> Group<'a> {
         self.add(b, moments, Work::Back { dy, work })
     }
 
+    /// How many steps a dispatch may have: no more than a tenth of a second of a small GPU takes.
+    fn steps_of_dispatch(&self, run: &Run) -> usize {
+        let (spec, target) = (run.spec(), run.target());
+        if target.kind == DeviceKind::Cpu {
+            return target.dispatch_steps.max(1);
+        }
+        let of_sequence = 2 * spec.width() as u64 * spec.output_size() as u64;
+        let of_step = of_sequence * (run.batch() * self.levels.len()) as u64;
+        let affordable = Portion::default().flops / of_step.max(1);
+        (affordable as usize).clamp(1, target.dispatch_steps.max(1))
+    }
+
     fn add(&self, b: &mut Builder, moments: Range<usize>, work: Work<'_>) -> Result<()> {
         let Some(at) = self.levels.first() else {
             return Ok(());
@@ -167,7 +180,7 @@ impl<'a> Group<'a> {
                 op: cell.name,
                 needs: "a kernel for all steps".to_owned(),
             })?;
-            let most = run.target().dispatch_steps.max(1);
+            let most = self.steps_of_dispatch(run);
             let starts = moments.clone().step_by(most);
             let part = |start: usize| start..(start + most).min(moments.end);
             let push = |part| self.push_all(b, &passes[work.way() as usize], part, work);
@@ -361,22 +374,26 @@ mod tests {
     use crate::plan::sequence::{Call, LayerSpec, Level, Run, Size, states, weights};
     use crate::plan::{Force, Target};
 
-    /// The spans of a stack of so many layers.
-    fn spans(layers: usize, steps: usize, lag: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    /// What a test wants of a stack of so many layers.
+    fn of_stack<R>(
+        [layers, hidden, lag]: [usize; 3],
+        size: Size,
+        target: Target,
+        wanted: impl FnOnce(Group<'_>, &Run) -> R,
+    ) -> R {
         let spec = LayerSpec {
             num_layers: layers,
-            ..LayerSpec::new(&LSTM, 2, 3)
+            ..LayerSpec::new(&LSTM, 2, hidden)
         };
         let target = Target {
             force: Force {
                 levels: Some(Levels::InTurn),
                 ..Force::default()
             },
-            ..Target::default()
+            ..target
         };
-        let call = Call::inference(Size { steps, batch: 1 });
-        let run = Run::new(&spec, &call, &target).unwrap();
-        let mut b = Builder::on("spans", target);
+        let run = Run::new(&spec, &Call::inference(size), &target).unwrap();
+        let mut b = Builder::on("a stack", target);
         let (weights, states) = (weights(&mut b, &spec), states(&mut b, &run));
         let levels: Vec<Level> = spec.levels().collect();
         let at = |number: usize| At {
@@ -389,8 +406,37 @@ mod tests {
             segment: &run.segments(false)[0],
         };
         let all: Vec<At<'_>> = (0..layers).map(at).collect();
-        let spans = Group::new(&all, lag).spans().into_iter();
-        spans.map(|span| (span.moments, span.levels)).collect()
+        wanted(Group::new(&all, lag), &run)
+    }
+
+    /// The spans of a stack of so many layers.
+    fn spans(layers: usize, steps: usize, lag: usize) -> Vec<(Range<usize>, Range<usize>)> {
+        let size = Size { steps, batch: 1 };
+        of_stack([layers, 3, lag], size, Target::default(), |group, _| {
+            let spans = group.spans().into_iter();
+            spans.map(|span| (span.moments, span.levels)).collect()
+        })
+    }
+
+    /// 2 * 65,536 operations for each sequence and layer, of 50 billion; on the CPU backend nothing waits.
+    #[test]
+    fn steps_of_a_dispatch() {
+        let of = |layers, batch, kind| {
+            let size = Size { steps: 9, batch };
+            of_stack(
+                [layers, 128, 0],
+                size,
+                Target::portable(kind),
+                |group, run| group.steps_of_dispatch(run),
+            )
+        };
+        for kind in [DeviceKind::Software, DeviceKind::Gpu] {
+            assert_eq!(of(1, 1, kind), 16_384);
+            assert_eq!(of(1, 1_000, kind), 381);
+            assert_eq!(of(2, 1_000, kind), 190);
+            assert_eq!(of(1, 200_000, kind), 1);
+        }
+        assert_eq!(of(1, 1_000, DeviceKind::Cpu), 16_384);
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Levels, String) {
         }
         Ok(()) if spec.bidirectional => "half of the dispatches, each with twice the work",
         Ok(()) if target.kind == DeviceKind::Software && !gains_on_software(spec, target) => {
-            let why = "an adapter on the CPU, which a step of one layer keeps busy";
+            let why = "an adapter on the CPU, where layers side by side gain nothing";
             return (Levels::InTurn, why.to_owned());
         }
         Ok(()) if strategy(spec, target).0 == Strategy::Sequence => {
@@ -81,8 +81,9 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Levels, String) {
 
 /// Whether a stack may gain on a software adapter. On one with two cores, in two runs each, side by side took of
 /// the time in turn: steps of three GRU layers of 256 units 0.86 and 0.97 by least times, 0.84 and 1.17 by medians,
-/// so that a gain is not certain; those of two LSTM layers of 1024 units 1.11 and 1.10; two of 32 units that run all
-/// steps in a dispatch, on a machine that did other work too, 1.08 and 1.05.
+/// so that a gain is not certain; those of two LSTM layers of 1024 units 1.11 and 1.10. LSTM layers that run all steps in a
+/// dispatch, by medians: of 64 units, one sequence, two layers 1.04 and four 1.08; of 128 units 0.81 and 1.24, with eight
+/// sequences 1.30 and 1.05, with 32 1.13 and 1.34.
 fn gains_on_software(spec: &LayerSpec, target: &Target) -> bool {
     strategy(spec, target).0 == Strategy::Steps && spec.width() * spec.output_size() <= 1 << 18
 }

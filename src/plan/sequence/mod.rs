@@ -51,6 +51,7 @@ pub use spec::{LayerSpec, Level, Precision};
 pub use strategy::{Strategy, choose};
 pub(crate) use streams::sample as sample_stream;
 pub use streams::{STEPS, StreamStates, streams};
+pub(crate) use team::subgroup;
 
 /// Adds the packing of the weights, needed whenever they have changed.
 ///

@@ -112,7 +112,7 @@ impl Run {
             ("x", &[a, b, spec.input_size]),
             ("y", &[a, b, spec.directions(), spec.output_size()]),
             ("gates", &[a, b, slots, hidden]),
-            ("h", &[a.saturating_add(batch), b, hidden]),
+            ("h", &[a.saturating_mul(b).saturating_add(batch), hidden]),
             (
                 "states",
                 &[spec.num_layers, spec.directions(), batch, 3, hidden],
@@ -479,5 +479,32 @@ impl Run {
             });
         }
         starts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::LSTM;
+    use crate::plan::DeviceKind;
+    use crate::plan::sequence::Size;
+
+    /// 2^32 - 1 elements of a buffer are what a shader can count.
+    #[test]
+    fn as_many_sequences_as_can_be_counted() {
+        let target = Target::portable(DeviceKind::Cpu);
+        let of = |steps, batch| {
+            let call = Call::training(Size { steps, batch });
+            Run::new(&LayerSpec::new(&LSTM, 1, 512), &call, &target).map(|_| ())
+        };
+        of(2, 1 << 17).unwrap();
+        of(14, 1 << 17).unwrap();
+        let refused = of(15, 1 << 17).unwrap_err().to_string();
+        assert!(refused.contains("elements of gates"), "{refused}");
+        let packed = |first: usize| {
+            let call = Call::packed(&[first, 1], Mode::Inference);
+            Run::new(&LayerSpec::new(&LSTM, 1, 512), &call, &target).map(|_| ())
+        };
+        packed(1 << 17).unwrap();
     }
 }

@@ -31,9 +31,10 @@ impl Strategy {
 /// dispatch, where each is loaded for a lane alone: half a billion multiplications per second and core.
 const SMALL: usize = 1 << 12;
 /// Those that the cache of a core holds. On llvmpipe with two cores, where a subgroup hands terms around, milliseconds
-/// in steps and in one dispatch: LSTM 64, one sequence of 512 steps, 20.7 and 5.1, 32 of 128 steps 28.8 and 26.3; LSTM
+/// of inference in steps and in one dispatch: LSTM 64, one sequence of 512 steps, 20.7 and 5.1, 32 of 128 steps 28.8 and 26.3; LSTM
 /// 128 43.3 and 12.4, 64.1 and 62.5; GRU 128 42.4 and 10.5, 58.5 and 50.3; RNN 256 55.3 and 12.0, 51.2 and 55.3. LSTM 256,
-/// whose kernel takes seconds to compile, 88.2 and 35.6, 170 and 172; RNN 320 52.6 and 20.1, 73.1 and 94.2.
+/// whose kernel takes seconds to compile, 88.2 and 35.6, 170 and 172; RNN 320 52.6 and 20.1, 73.1 and 94.2. In training LSTM
+/// 128 96.8 and 34.5, 180 and 179; RNN 256 91.3 and 37.4, 218 and 158.
 const CACHED: usize = 1 << 16;
 /// Units of a block of packed weights: the widest vector register of a CPU, and a multiple of what a
 /// GPU reads at once.
@@ -70,13 +71,17 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
             Strategy::Sequence,
             format!("H {hidden}: a dispatch takes longer than a step"),
         ),
-        DeviceKind::Software if weights <= CACHED && team::keeps_in_lines(spec, target) => (
+        DeviceKind::Software if weights <= CACHED && team::keeps_in_subgroups(spec, target) => (
             Strategy::Sequence,
             format!("H {hidden}: a core keeps all weights, and a dispatch takes long"),
         ),
+        DeviceKind::Software if team::subgroup(target) == 0 => (
+            Strategy::Steps,
+            "an adapter on the CPU without subgroups of one size".to_owned(),
+        ),
         DeviceKind::Software => (
             Strategy::Steps,
-            "an adapter on the CPU keeps no weights in registers".to_owned(),
+            format!("H {hidden}: an adapter on the CPU, whose cores cannot keep the weights"),
         ),
         DeviceKind::Gpu if registers <= most => (
             Strategy::Sequence,

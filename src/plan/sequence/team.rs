@@ -40,7 +40,7 @@ pub(crate) struct Team {
     near: usize,
     near_words: usize,
     /// Invocations of a subgroup that hand terms around, or 0.
-    line: usize,
+    subgroup: usize,
     /// Units and all quads of a level.
     hidden: usize,
     all_quads: usize,
@@ -94,21 +94,21 @@ impl Team {
     }
 
     fn of(spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
-        match line(target) {
+        match subgroup(target) {
             0 => Self::in_registers(spec, target, tile, way),
-            line => Self::in_lines(line, spec, target, tile, way),
+            size => Self::in_subgroups(size, spec, target, tile, way),
         }
     }
 
     /// On an adapter that runs shaders on a CPU: the fewest parts, since their sums are joined lane by lane, of whole
     /// subgroups.
-    fn in_lines(line: usize, spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
+    fn in_subgroups(size: usize, spec: &LayerSpec, target: &Target, tile: usize, way: Way) -> Self {
         let sums = Sums::new(spec, way);
-        let most = (MOST_THREADS.min(target.invocations as usize) / line * line).max(line);
+        let most = (MOST_THREADS.min(target.invocations as usize) / size * size).max(size);
         let quads = sums.quads.div_ceil(most);
-        let columns = sums.quads.div_ceil(quads).next_multiple_of(line);
+        let columns = sums.quads.div_ceil(quads).next_multiple_of(size);
         let parts = sums.terms.div_ceil(MOST_TERMS).min(most / columns).max(1);
-        let chunk = sums.terms.div_ceil(parts).next_multiple_of(line);
+        let chunk = sums.terms.div_ceil(parts).next_multiple_of(size);
         Self {
             way,
             tile,
@@ -117,10 +117,10 @@ impl Team {
             alone: false,
             parts: sums.terms.div_ceil(chunk),
             chunk,
-            kept: (MOST_TERMS / quads / line * line).clamp(line, chunk),
+            kept: (MOST_TERMS / quads / size * size).clamp(size, chunk),
             near: 0,
             near_words: 0,
-            line,
+            subgroup: size,
             hidden: spec.hidden_size,
             all_quads: sums.quads,
         }
@@ -166,7 +166,7 @@ impl Team {
             kept,
             near: 0,
             near_words,
-            line: 0,
+            subgroup: 0,
             hidden: spec.hidden_size,
             all_quads: sums.quads,
         };
@@ -200,8 +200,8 @@ impl Team {
             ("CHUNK", self.chunk),
             ("KEPT", self.kept),
             ("NEAR", self.near),
-            ("LINE", self.line),
-            ("LINES", self.kept.checked_div(self.line).unwrap_or(0)),
+            ("SUBGROUP_SIZE", self.subgroup),
+            ("LINES", self.kept.checked_div(self.subgroup).unwrap_or(0)),
             ("OWNED", (self.tile * self.hidden).div_ceil(threads)),
             ("WORKGROUP_FLOATS", self.floats()),
         ]
@@ -212,19 +212,20 @@ impl Team {
 
 /// The invocations of a subgroup that hand terms around, or 0 where that is not possible or does not pay. On a GPU
 /// workgroup memory serves a whole subgroup with one access.
-fn line(target: &Target) -> usize {
-    let fixed = target.subgroup_size == target.subgroup_most;
-    match (target.kind, target.subgroup_size as usize) {
-        (DeviceKind::Software, size @ (4 | 8 | 16)) if fixed => size,
+pub(crate) fn subgroup(target: &Target) -> usize {
+    let size = target.subgroup_size;
+    let usable = size == target.subgroup_most && size <= target.invocations;
+    match (target.kind, size as usize) {
+        (DeviceKind::Software, size @ (4 | 8 | 16)) if usable => size,
         _ => 0,
     }
 }
 
 /// Whether a subgroup hands terms around, and invocations keep all weights of a layer.
-pub(crate) fn keeps_in_lines(spec: &LayerSpec, target: &Target) -> bool {
+pub(crate) fn keeps_in_subgroups(spec: &LayerSpec, target: &Target) -> bool {
     let keeps = |way| {
         let team = Team::of(spec, target, 1, way);
-        team.line > 0 && team.kept == team.chunk
+        team.subgroup > 0 && team.kept == team.chunk
     };
     keeps(Way::Forward) && keeps(Way::Back)
 }
@@ -315,17 +316,17 @@ mod tests {
     }
 
     /// A software adapter whose subgroups have so many invocations.
-    fn lined(line: u32) -> Target {
+    fn with_subgroups(size: u32) -> Target {
         Target {
-            subgroup_size: line,
-            subgroup_most: line,
+            subgroup_size: size,
+            subgroup_most: size,
             ..Target::portable(DeviceKind::Software)
         }
     }
 
     /// Whole subgroups, and all terms in one part as long as they are few.
     #[test]
-    fn shapes_of_lines() {
+    fn shapes_of_subgroups() {
         for (cell, hidden, forward, back) in [
             (&LSTM, 5, [1, 1, 8, 1, 8, 8], [1, 1, 8, 1, 24, 24]),
             (
@@ -350,24 +351,37 @@ mod tests {
             ),
         ] {
             let spec = LayerSpec::new(cell, 8, hidden);
-            assert_eq!(shape(&spec, &lined(8), 1, Way::Forward), forward);
-            assert_eq!(shape(&spec, &lined(8), 1, Way::Back), back);
+            assert_eq!(shape(&spec, &with_subgroups(8), 1, Way::Forward), forward);
+            assert_eq!(shape(&spec, &with_subgroups(8), 1, Way::Back), back);
         }
     }
 
     #[test]
-    fn lines_are_for_software_with_subgroups_of_one_size() {
-        assert_eq!([4, 8, 16].map(|size| line(&lined(size))), [4, 8, 16]);
-        assert_eq!([0, 1, 32].map(|size| line(&lined(size))), [0; 3]);
+    fn for_software_with_subgroups_of_one_size() {
+        assert_eq!(
+            [4, 8, 16].map(|size| subgroup(&with_subgroups(size))),
+            [4, 8, 16]
+        );
+        assert_eq!(
+            [0, 1, 32].map(|size| subgroup(&with_subgroups(size))),
+            [0; 3]
+        );
         let varies = Target {
             subgroup_most: 16,
-            ..lined(8)
+            ..with_subgroups(8)
         };
         let gpu = Target {
             kind: DeviceKind::Gpu,
-            ..lined(8)
+            ..with_subgroups(8)
         };
-        assert_eq!([varies, gpu].map(|target| line(&target)), [0; 2]);
+        let narrow = Target {
+            invocations: 4,
+            ..with_subgroups(8)
+        };
+        assert_eq!(
+            [varies, gpu, narrow].map(|target| subgroup(&target)),
+            [0; 3]
+        );
     }
 
     #[test]
@@ -410,9 +424,15 @@ mod tests {
                         precision,
                         ..LayerSpec::new(cell, 8, hidden)
                     };
-                    for (target, way) in [large(), Target::default(), lined(8), lined(16)]
-                        .iter()
-                        .flat_map(|t| WAYS.map(|w| (*t, w)))
+                    for (target, way) in [
+                        large(),
+                        Target::default(),
+                        with_subgroups(4),
+                        with_subgroups(8),
+                        with_subgroups(16),
+                    ]
+                    .iter()
+                    .flat_map(|t| WAYS.map(|w| (*t, w)))
                     {
                         let team = Team::new(&spec, &target, 1, way);
                         let sums = Sums::new(&spec, way);
@@ -426,9 +446,9 @@ mod tests {
                                 .all(|n| n.is_multiple_of(4))
                         );
                         assert!(4 * team.floats() <= 1 << 16 || hidden > 300);
-                        if team.line > 0 {
+                        if team.subgroup > 0 {
                             let of = [team.columns, team.chunk, team.kept];
-                            assert!(of.iter().all(|n| n.is_multiple_of(team.line)));
+                            assert!(of.iter().all(|n| n.is_multiple_of(team.subgroup)));
                         }
                     }
                 }
