@@ -337,3 +337,36 @@ fn sequence(context: &Context, cell: &'static Cell) -> Result<Sequence> {
     }
     Ok(sequence)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wgrnn::Dtype;
+
+    fn outcome(status: Status, error: f64) -> Outcome {
+        Outcome {
+            case: "a kernel".to_owned(),
+            backend: "gpu",
+            adapter: "a device".to_owned(),
+            dtype: Dtype::F32,
+            tensor: "y".to_owned(),
+            error,
+            tolerance: 2.0,
+            status,
+        }
+    }
+
+    /// A failure is not hidden by what the device does not support.
+    #[test]
+    fn a_failure_comes_first() {
+        let [pass, fail, unsupported] = [
+            outcome(Status::Pass, 1.0),
+            outcome(Status::Fail, 3.0),
+            outcome(Status::Unsupported, 0.0),
+        ];
+        assert_eq!(summary(&[]), "-");
+        assert_eq!(summary(std::slice::from_ref(&pass)), "0.500");
+        assert_eq!(summary(&[pass.clone(), unsupported.clone()]), "unsupported");
+        assert_eq!(summary(&[unsupported, fail, pass]), "1.500 FAIL");
+    }
+}
