@@ -3,9 +3,9 @@
 mod common;
 
 use wgrnn::check::{Status, kernels};
-use wgrnn::plan::DeviceKind;
-use wgrnn::rng::Rng;
-use wgrnn::{Context, Error, Program, kernels::ALL};
+use wgrnn::{Context, kernels::ALL};
+#[cfg(feature = "gpu")]
+use wgrnn::{Error, Program, plan::DeviceKind, rng::Rng};
 
 fn all_sizes(context: &Context) {
     let mut worst: Vec<(f64, String)> = Vec::new();

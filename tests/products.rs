@@ -233,6 +233,29 @@ fn agrees(context: &Context, form: Form, case: &Case) -> Result<bool> {
     Ok(fits)
 }
 
+/// A dimension of a dispatch has at most 65,535 workgroups, of 64 rows here: the rest is another dispatch.
+#[test]
+fn more_rows_than_workgroups() -> Result<()> {
+    for context in common::adapters() {
+        let forced = forcing(&context, Form::Tile64);
+        for (rows, dispatches) in [(64 * 65_535, 1), (64 * 65_535 + 1, 2)] {
+            let case = Case {
+                size: [rows, 3, 2],
+                transposed: [false, true],
+                pad: 0,
+            };
+            let made = plan(&forced, &case)?;
+            assert_eq!(made.plan.steps().len(), dispatches);
+            let got = run(&context, made)?;
+            let oracle = Context::cpu_f64();
+            let want = run(&oracle, plan(&oracle, &case)?)?;
+            let d = compare(&got, &want);
+            assert!(d.error <= tolerance::kernel(context.dtype(), 2), "{d:?}");
+        }
+    }
+    Ok(())
+}
+
 /// The sums of the parts are joined in their order: the same bits as in a loop over them.
 #[test]
 fn parts_are_joined_in_order() -> Result<()> {

@@ -155,7 +155,7 @@ fn sequence_forward(
 #end
     @builtin(workgroup_id) group: vec3u,
 #if SUBGROUP_SIZE
-    // Which invocations a subgroup has is not defined otherwise.
+    // Which invocations a subgroup has is not defined; each has SUBGROUP_SIZE of them.
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_invocation_id) place: u32,
 #else

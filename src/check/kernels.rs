@@ -39,10 +39,10 @@ pub const SIZES: &[[usize; 3]] = &[
     [1, 257, 5],
     [131, 1, 4],
     // For kernels that run all steps in which subgroups hand terms around.
-    [7, 13, OF_SUBGROUPS + 1],
     [5, 150, OF_SUBGROUPS + 2],
     [2, 260, OF_SUBGROUPS + 3],
-    [33, 41, OF_SUBGROUPS + 4],
+    [33, 41, OF_SUBGROUPS + 7],
+    [7, 13, OF_SUBGROUPS + 10],
 ];
 
 const GUARD: usize = 67;

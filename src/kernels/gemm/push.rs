@@ -7,19 +7,38 @@ use super::{GEMM, Gemm, SUM, Shape, choose};
 use crate::error::Result;
 use crate::kernel::{Constant, Element};
 use crate::kernels::index;
-use crate::plan::{Builder, Cooperative, Cost, Dispatch, Grid, Matrix, Role};
+use crate::plan::{
+    Builder, Cooperative, Cost, DeviceKind, Dispatch, Grid, MAX_GROUPS, Matrix, Role,
+};
 
-/// Adds a product that was checked.
+/// Adds a product that was checked: in two halves where it has more rows than there may be workgroups for.
 pub(super) fn push(builder: &mut Builder, product: &Gemm) -> Result<()> {
     let shape = shape_of(builder, product);
     let target = *builder.target();
     let (form, why) = choose(&shape, &target);
+    let Gemm { a, c, .. } = *product;
+    let too_many = |groups: &usize| *groups > MAX_GROUPS as usize;
+    let groups = form.grid(&shape);
+    if target.kind != DeviceKind::Cpu && c.rows >= 2 * ROWS && groups.iter().any(too_many) {
+        let half = (c.rows / 2).next_multiple_of(ROWS);
+        return [0..half, half..c.rows].into_iter().try_for_each(|rows| {
+            let half = Gemm {
+                a: a.row_range(rows.clone()),
+                c: c.row_range(rows),
+                ..*product
+            };
+            push(builder, &half)
+        });
+    }
     builder.chose(&format!("product {shape}"), form.name(), why);
     match Split::of(&shape, &target) {
         Some(split) if form == Form::SplitK => split_k(builder, split, product),
         _ => multiply(builder, form, product, None),
     }
 }
+
+/// A multiple of the rows of every tile, so that it is cut at none.
+const ROWS: usize = 128;
 
 fn shape_of(builder: &Builder, product: &Gemm) -> Shape {
     Shape {

@@ -158,16 +158,29 @@ impl<'a> Group<'a> {
         self.add(b, moments, Work::Back { dy, work })
     }
 
-    /// How many steps a dispatch may have: no more than a tenth of a second of a small GPU takes.
-    fn steps_of_dispatch(&self, run: &Run) -> usize {
+    /// How many steps a dispatch may have: no more than a submission.
+    fn steps_of_dispatch(&self, run: &Run, pass: &Pass) -> usize {
         let (spec, target) = (run.spec(), run.target());
         if target.kind == DeviceKind::Cpu {
             return target.dispatch_steps.max(1);
         }
-        let of_sequence = 2 * spec.width() as u64 * spec.output_size() as u64;
-        let of_step = of_sequence * (run.batch() * self.levels.len()) as u64;
-        let affordable = Portion::default().flops / of_step.max(1);
-        (affordable as usize).clamp(1, target.dispatch_steps.max(1))
+        let (portion, each) = (
+            Portion::default(),
+            cost(spec, pass, run.batch(), run.stored()),
+        );
+        // The weights are read once.
+        let weights = spec
+            .precision
+            .element()
+            .bytes(spec.width() * spec.output_size()) as u64;
+        let levels = self.levels.len() as u64;
+        let affordable = [
+            (portion.flops, each.flops),
+            (portion.bytes, each.bytes.saturating_sub(weights)),
+        ]
+        .map(|(all, of_step)| all / of_step.saturating_mul(levels).max(1));
+        let most = target.dispatch_steps.max(1) as u64;
+        affordable[0].min(affordable[1]).clamp(1, most) as usize
     }
 
     fn add(&self, b: &mut Builder, moments: Range<usize>, work: Work<'_>) -> Result<()> {
@@ -180,10 +193,11 @@ impl<'a> Group<'a> {
                 op: cell.name,
                 needs: "a kernel for all steps".to_owned(),
             })?;
-            let most = self.steps_of_dispatch(run);
+            let pass = &passes[work.way() as usize];
+            let most = self.steps_of_dispatch(run, pass);
             let starts = moments.clone().step_by(most);
             let part = |start: usize| start..(start + most).min(moments.end);
-            let push = |part| self.push_all(b, &passes[work.way() as usize], part, work);
+            let push = |part| self.push_all(b, pass, part, work);
             return match work.way() {
                 Way::Forward => starts.map(part).try_for_each(push),
                 Way::Back => starts.rev().map(part).try_for_each(push),
@@ -418,25 +432,33 @@ mod tests {
         })
     }
 
-    /// 2 * 65,536 operations for each sequence and layer, of 50 billion; on the CPU backend nothing waits.
+    /// As many as a submission may have, by operations or by bytes; on the CPU backend nothing waits.
     #[test]
     fn steps_of_a_dispatch() {
-        let of = |layers, batch, kind| {
+        let of = |layers, hidden, batch, kind| {
             let size = Size { steps: 9, batch };
-            of_stack(
-                [layers, 128, 0],
-                size,
-                Target::portable(kind),
-                |group, run| group.steps_of_dispatch(run),
-            )
+            let target = Target::portable(kind);
+            of_stack([layers, hidden, 0], size, target, |group, run| {
+                let pass = &LSTM.sequence.as_ref().unwrap()[0];
+                let each = cost(run.spec(), pass, batch, run.stored());
+                let steps = group.steps_of_dispatch(run, pass);
+                let parts = [each.flops, each.bytes].map(|n| n * (steps * layers) as u64);
+                (steps, parts)
+            })
         };
+        let Portion { flops, bytes, .. } = Portion::default();
         for kind in [DeviceKind::Software, DeviceKind::Gpu] {
-            assert_eq!(of(1, 1, kind), 16_384);
-            assert_eq!(of(1, 1_000, kind), 381);
-            assert_eq!(of(2, 1_000, kind), 190);
-            assert_eq!(of(1, 200_000, kind), 1);
+            assert_eq!(of(1, 128, 1, kind).0, 16_384);
+            for layers in [1, 2] {
+                let (steps, [of_flops, _]) = of(layers, 128, 1_000, kind);
+                assert!((300 / layers..400 / layers).contains(&steps), "{steps}");
+                assert!(of_flops <= flops && 100 * of_flops > 99 * flops);
+            }
+            let (steps, [_, of_bytes]) = of(1, 2, 100_000, kind);
+            assert!(steps < 16_384 && of_bytes < bytes + bytes / 99 && 100 * of_bytes > 99 * bytes);
+            assert_eq!(of(1, 128, 250_000, kind).0, 1);
         }
-        assert_eq!(of(1, 1_000, DeviceKind::Cpu), 16_384);
+        assert_eq!(of(1, 128, 1_000, DeviceKind::Cpu).0, 16_384);
     }
 
     #[test]

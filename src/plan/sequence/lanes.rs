@@ -194,8 +194,10 @@ pub(super) fn of_call(run: &Run) -> (Lanes, Option<String>) {
         let sizes = run.lane_sizes();
         let words = run.table_words().saturating_add(run.rows());
         fits("tables", bytes(1, words), target)?;
+        let gradients = usize::from(run.training()) * sizes.dgates;
         for (what, elements) in [
-            ("gates", sizes.gates.max(sizes.dgates)),
+            ("gates", sizes.gates),
+            ("gradients of gates", gradients),
             ("states", sizes.h.max(sizes.c)),
         ] {
             fits(what, bytes(lanes, elements), target)?;

@@ -75,9 +75,9 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
             Strategy::Sequence,
             format!("H {hidden}: a core keeps all weights, and a dispatch takes long"),
         ),
-        DeviceKind::Software if team::subgroup(target) == 0 => (
+        DeviceKind::Software if weights <= CACHED && team::subgroup(target) == 0 => (
             Strategy::Steps,
-            "an adapter on the CPU without subgroups of one size".to_owned(),
+            "an adapter on the CPU without subgroups of always 4, 8 or 16 invocations".to_owned(),
         ),
         DeviceKind::Software => (
             Strategy::Steps,

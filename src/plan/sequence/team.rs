@@ -89,7 +89,11 @@ impl Team {
             .div_ceil(target.groups.max(1))
             .clamp(1, MOST_SEQUENCES);
         let of = |tile| Self::of(spec, target, tile, way);
-        let fits = |tile: &usize| 4 * of(*tile).floats() <= target.workgroup_memory as usize;
+        // The CPU backend has none, and needs none.
+        let fits = |tile: &usize| {
+            target.kind == DeviceKind::Cpu
+                || 4 * of(*tile).floats() <= target.workgroup_memory as usize
+        };
         of((1..=wanted).rev().find(fits).unwrap_or(1))
     }
 
