@@ -388,6 +388,18 @@ fn plan() {
         run(&["plan", "--peaks", wrong], 2);
     }
     run(&["plan", "--steps", "0"], 2);
+    // More sequences, and more rows, than a dimension of a dispatch has workgroups for.
+    for large in [
+        ["gpu", "--hidden", "80", "--steps", "4", "--batch", "200000"],
+        [
+            "gpu", "--hidden", "16", "--steps", "5000", "--batch", "1000",
+        ],
+        [
+            "cpu", "--hidden", "16", "--steps", "5000", "--batch", "1000",
+        ],
+    ] {
+        run(&[&["plan", "--train", "--device"], &large[..]].concat(), 0);
+    }
     // Half the bytes of the recurrent weights in each of 40 steps, and of W_ih.
     let half = [&["plan", "--precision", "f16"], &sizes[..]].concat();
     let half = text(&run(&half, 0).stdout);

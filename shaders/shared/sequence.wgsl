@@ -154,6 +154,7 @@ fn sequence_backward(
 fn sequence_forward(
 #end
     @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
 #if SUBGROUP_SIZE
     // Which invocations a subgroup has is not defined; each has SUBGROUP_SIZE of them.
     @builtin(subgroup_id) subgroup: u32,
@@ -166,7 +167,8 @@ fn sequence_forward(
     let local = subgroup * SUBGROUP_SIZE + place;
 #end
     begin_lane(group.z);
-    let first = group.x * TILE;
+    // Folded, since there may be more than a dimension has.
+    let first = (group.y * groups.x + group.x) * TILE;
     let part = local / COLUMNS;
     let start = part * CHUNK;
 #unroll q 0..QUADS

@@ -147,7 +147,7 @@ pub(crate) fn sequence_forward(
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
     let run = Run::new(&spec, &call(&spec, batch, mode, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_forward(&mut b)?;
-    Ok(filled(b.finish(), [batch, hidden], rng))
+    Ok(folded(filled(b.finish(), [batch, hidden], rng), variant))
 }
 
 /// The kernel of a cell that runs all steps back.
@@ -163,7 +163,18 @@ pub(crate) fn sequence_backward(
     let mut b = Builder::on(spec.cell.name, for_all_steps(variant));
     let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
     Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;
-    Ok(filled(b.finish(), [batch, hidden], rng))
+    Ok(folded(filled(b.finish(), [batch, hidden], rng), variant))
+}
+
+/// Every other sample with the workgroups in two rows, as more than a dimension of a dispatch has are.
+fn folded(mut sample: Sample, variant: usize) -> Sample {
+    for step in &mut sample.plan.steps {
+        let [groups, _, lanes] = step.grid;
+        if variant % 2 == 1 {
+            step.grid = [groups.div_ceil(2), 2, lanes];
+        }
+    }
+    sample
 }
 
 /// A portable GPU, large or small, on which the steps of a layer are run so.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Constant;
 use crate::kernels::index;
 use crate::kernels::step::{Moment as Entry, StepParams};
-use crate::plan::{DeviceKind, Dispatch, Grid, Portion};
+use crate::plan::{DeviceKind, Dispatch, Grid, MAX_GROUPS, Portion};
 
 /// Levels whose steps share dispatches, in the order of their lanes.
 #[derive(Debug, Clone, Copy)]
@@ -311,6 +311,9 @@ impl<'a> Group<'a> {
         ]
         .concat();
         let op = pass.kernel.name;
+        let groups = run.batch().div_ceil(team.tile);
+        // Folded, as the shader says.
+        let y = groups.div_ceil(MAX_GROUPS as usize).max(1);
         b.push(Dispatch {
             kernel: pass.kernel,
             constants: &constants,
@@ -319,7 +322,7 @@ impl<'a> Group<'a> {
                 steps: index(op, moments.len())?,
                 ..self.params(op, first, of_first, work, lanes.len())?
             },
-            grid: Grid::Groups([run.batch().div_ceil(team.tile), 1, lanes.len()]),
+            grid: Grid::Groups([groups.div_ceil(y), y, lanes.len()]),
             cost: sum(lanes.filter_map(|k| {
                 let of_level = moments.clone().filter_map(|moment| self.at(k, moment));
                 let steps: Vec<Moment> = of_level.map(|(_, step)| step).collect();
