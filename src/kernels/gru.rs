@@ -70,7 +70,7 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 );
 
 /// `gru.sequence_forward`
-pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
+pub static SEQUENCE_FORWARD: Kernel = step::kernel(
     "gru.sequence_forward",
     ALL_STEPS,
     &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
@@ -82,7 +82,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 );
 
 /// `gru.sequence_backward`
-pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
+pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
     "gru.sequence_backward",
     ALL_STEPS,
     &step::packed(BACKWARD_BINDINGS, 3, "weight_blocks_back"),

@@ -87,7 +87,7 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 );
 
 /// `lstm.sequence_forward`
-pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
+pub static SEQUENCE_FORWARD: Kernel = step::kernel(
     "lstm.sequence_forward",
     ALL_STEPS,
     &step::packed(FORWARD_BINDINGS, 3, "weight_blocks"),
@@ -99,7 +99,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 );
 
 /// `lstm.sequence_backward`
-pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
+pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
     "lstm.sequence_backward",
     ALL_STEPS,
     &step::packed(BACKWARD_BINDINGS, 4, "weight_blocks_back"),

@@ -68,7 +68,7 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 );
 
 /// `rnn.sequence_forward`
-pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
+pub static SEQUENCE_FORWARD: Kernel = step::kernel(
     "rnn.sequence_forward",
     ALL_STEPS,
     &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
@@ -80,7 +80,7 @@ pub static SEQUENCE_FORWARD: Kernel = step::sequence_kernel(
 );
 
 /// `rnn.sequence_backward`
-pub static SEQUENCE_BACKWARD: Kernel = step::sequence_kernel(
+pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
     "rnn.sequence_backward",
     ALL_STEPS,
     &step::packed(BACKWARD_BINDINGS, 2, "weight_blocks_back"),

@@ -28,9 +28,10 @@ pub(crate) const LANES: usize = 8;
 /// The first binding of every step kernel.
 pub const MASK: Binding = Binding::read("mask").uint();
 
-/// The descriptor of a step kernel: one whose shader imports `step`. The entry point is what stands
-/// behind the dot in `name`; the first of the `bindings` is [`MASK`], the others are among those that
-/// [`crate::cell`] lists; `sample` calls [`super::sample::forward`] or [`super::sample::backward`].
+/// The descriptor of a step kernel: one whose shader imports `step`; also of one that runs all steps, whose workgroups
+/// the plan shapes. The entry point is what stands behind the dot in `name`; the first of the `bindings` is [`MASK`], the
+/// others are among those that [`crate::cell`] lists; `sample` calls [`super::sample::forward`] or
+/// [`super::sample::backward`].
 ///
 /// ```
 /// use wgrnn::cell::RNN_TANH;
@@ -81,28 +82,6 @@ const fn behind_dot(name: &str) -> &str {
         start -= 1;
     }
     name.split_at(start).1
-}
-
-/// The descriptor of a kernel that runs all steps: its shader is that of the cell's step with `sequence`; the
-/// bindings are those of [`packed`].
-pub(crate) const fn sequence_kernel(
-    name: &'static str,
-    wgsl: &'static str,
-    bindings: &'static [Binding],
-    twin: Twin,
-    sample: fn([usize; 3], &mut Rng) -> Result<Sample>,
-) -> Kernel {
-    Kernel {
-        name,
-        wgsl,
-        entry: behind_dot(name),
-        bindings,
-        params_size: size_of::<StepParams>(),
-        workgroup_size: 64,
-        workgroup_memory: 0,
-        twin,
-        sample,
-    }
 }
 
 /// What the descriptors of a step over quads have in common; name, text and sizes are those of a form.
