@@ -14,10 +14,14 @@
 //      same ones, so that what a unit keeps for itself (c, h for the update gate) stays in a register, and
 //      leaves the terms of the next step in workgroup memory.
 // That is two barriers. Where there is one part, with ALONE, an invocation takes its own sums through the gates,
-// and with a second place for the terms of the next step one barrier is enough.
+// and with a second place for the terms of the next step one barrier is enough. Back, a quad is then a unit, whose
+// sums are those over the gradients of each gate, and a term has the gradients of all gates of a unit.
 //
 // What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
-// as a step of a small layer. Nothing is computed with it before, which would be to wait for it.
+// as a step of a small layer. Nothing is computed with it before, which would be to wait for it. To hand it on to the
+// next step is to wait for it as well, where the text has one step: tiny layers have RING steps in the text, each
+// with variables of its own, and load two and three steps ahead. Four such steps of larger layers are too long a text:
+// they were up to 1.5 times slower so.
 //
 // On a GPU the first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
 // is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has
@@ -32,7 +36,9 @@
 // with loads that far ahead; LSTM 128 2.65 with every weight in 512 invocations' registers (which spills) and terms
 // read for one sum each, 1.88 with 24 of 32 terms' weights in 256 invocations' registers and the others read in
 // every step, 1.52 with four of these eight in workgroup memory, 1.19 with 28 in registers, 0.92 with loads
-// ahead. cuDNN takes 0.36 to 0.41 and 1.85 to 2.0.
+// ahead. cuDNN takes 0.36 to 0.41 and 1.85 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
+// of 0.51. Back, LSTM 24 took 1.01 in parts of the terms, and takes 0.41 with ALONE; LSTM 32 0.90 and 0.40, GRU 24
+// 0.97 and 0.33. LSTM 16 with terms handed around by a subgroup instead of workgroup memory took 0.46.
 //
 // Weights are packed as [blocks, H, G, UNITS], back as [blocks, G, H, UNITS].
 //
@@ -58,6 +64,10 @@ const ALONE: u32 = 0u;
 // Places for terms: two with ALONE.
 const SIDES: u32 = 1u;
 const CHUNK: u32 = 4u;
+// 4: so many steps are in the text; 0: one.
+const RING: u32 = 0u;
+// Steps in the text.
+const STEPS: u32 = 1u;
 // Multiples of four, like CHUNK.
 const KEPT: u32 = 0u;
 const NEAR: u32 = 0u;
@@ -70,13 +80,20 @@ const OWNED: u32 = 1u;
 const WORKGROUP_FLOATS: u32 = 8u;
 
 #if BACK
+#if ALONE
+alias Term = vec4f;
+const TERMS: u32 = HIDDEN;
+const UNITS_OF_QUAD: u32 = 1u;
+const SUMS: u32 = GATES;
+#else
+alias Term = f32;
 const TERMS: u32 = GATES * HIDDEN;
-const SLOTS: u32 = 1u;
 const UNITS_OF_QUAD: u32 = 4u;
 const SUMS: u32 = 4u;
+#end
 #else
+alias Term = f32;
 const TERMS: u32 = HIDDEN;
-const SLOTS: u32 = GATES;
 const UNITS_OF_QUAD: u32 = QUAD_UNITS;
 const SUMS: u32 = GATES * QUAD_UNITS;
 #end
@@ -84,7 +101,7 @@ const ALL_QUADS: u32 = (HIDDEN + UNITS_OF_QUAD - 1u) / UNITS_OF_QUAD;
 
 // Arrays of arrays: a number that is known needs no check at run time, and that of a part is checked once.
 // Behind the last term are zeros, as in all at first.
-var<workgroup> terms: array<array<array<array<f32, CHUNK>, PARTS>, TILE>, SIDES>;
+var<workgroup> terms: array<array<array<array<Term, CHUNK>, PARTS>, TILE>, SIDES>;
 #if ALONE
 #else
 var<workgroup> sums: array<array<array<vec4f, ALL_QUADS>, TILE>, PARTS>;
@@ -100,8 +117,14 @@ fn quad_weights(quad: u32, term: u32) -> FourWeights {
 #unroll i 0..4
         if {i}u < SUMS {
             let unit = quad * UNITS_OF_QUAD + {i}u % UNITS_OF_QUAD;
-            let block = unit / UNITS * TERMS * SLOTS + term * SLOTS + {i}u / UNITS_OF_QUAD;
-            let at = weights_start() + block * UNITS + unit % UNITS;
+            let gate = {i}u / UNITS_OF_QUAD;
+#if BACK
+            // Without ALONE there is no other gate than the first, and a term has its own.
+            let row = unit / UNITS * GATES * HIDDEN + gate * HIDDEN + term;
+#else
+            let row = (unit / UNITS * HIDDEN + term) * GATES + gate;
+#end
+            let at = weights_start() + row * UNITS + unit % UNITS;
 #if BACK
             w = with_weight(w, {i}u, weight_blocks_back[weight_place(at)], at);
 #else
@@ -132,9 +155,24 @@ fn sums_of(n: u32, unit: u32) -> vec4f {
 #end
 
 // A term of the nth step.
-fn set_term(nth: u32, n: u32, term: u32, value: f32) {
+fn set_term(nth: u32, n: u32, term: u32, value: Term) {
     terms[nth % SIDES][n][term / CHUNK][term % CHUNK] = value;
 }
+
+// What the gates of a unit need of storage.
+#if BACK
+alias Given = Saved;
+
+fn given_of(n: u32, j: u32) -> Given {
+    return saved_of(n, j);
+}
+#else
+alias Given = Input;
+
+fn given_of(n: u32, j: u32) -> Given {
+    return input_of(n, j);
+}
+#end
 
 // That of the nth step in the order that they are run in.
 fn nth_moment(nth: u32) -> Moment {
@@ -187,15 +225,31 @@ fn sequence_forward(
     near[{k}][{q}][local] = quad_weights(quad{q}, start + KEPT + {k}u);
 #end
 #end
+#if RING
+    var moments: array<Moment, RING>;
+#unroll r 0..3
+    moments[{r}] = nth_moment({r}u);
+#end
+    enter(moments[0]);
+#else
     var now = nth_moment(0u);
     var then = nth_moment(1u);
     enter(now);
+#end
 #if BACK
     // The gradients of the step after the last one, where there is one.
     let after = rows_of(first, step.next_count);
     for (var i = local; i < after * TERMS; i += THREADS) {
         let source = step.dgates_next + (first + i / TERMS) * step.dgates_row;
+#if ALONE
+        var term = vec4f();
+#unroll g 0..GATES
+        term[{g}] = dgates[source + gradient_of({g}u * HIDDEN + i % TERMS)];
+#end
+        set_term(0u, i / TERMS, i % TERMS, term);
+#else
         set_term(0u, i / TERMS, i % TERMS, dgates[source + gradient_of(i % TERMS)]);
+#end
     }
 #end
 #unroll m 0..OWNED
@@ -207,22 +261,46 @@ fn sequence_forward(
     let j{m} = (local + {m}u * THREADS) % HIDDEN;
 #end
 #if BACK
-    var given{m} = Saved();
     var own{m} = OwnBack();
-    if n{m} < rows_of(first, step.count) {
-        given{m} = saved_of(first + n{m}, j{m});
-    }
 #else
     let bias{m} = bias_of(j{m});
-    var given{m} = Input();
     var own{m} = Own();
+#end
+#if RING
+    var coming{m}: array<Given, RING>;
+#else
+    var given{m} = Given();
     if n{m} < rows_of(first, step.count) {
-        given{m} = input_of(first + n{m}, j{m});
+        given{m} = given_of(first + n{m}, j{m});
     }
 #end
 #end
+#if RING
+#unroll r 0..2
+    enter(moments[{r}]);
+#unroll m 0..OWNED
+    if n{m} < rows_of(first, step.count) {
+        coming{m}[{r}] = given_of(first + n{m}, j{m});
+    }
+#end
+#end
+    enter(moments[0]);
+#end
     var held = 0u;
+#if RING
+    for (var round = 0u; round < params.steps; round += STEPS) {
+#else
     for (var nth = 0u; nth < params.steps; nth++) {
+#end
+#unroll r 0..STEPS
+#if RING
+        if round + {r}u < params.steps {
+        let nth = round + {r}u;
+        moments[({r}u + 3u) % RING] = nth_moment(nth + 3u);
+        enter(moments[{r}]);
+#else
+        {
+#end
         let rows = rows_of(first, step.count);
         // Sequences that begin here.
 #unroll m 0..OWNED
@@ -239,7 +317,18 @@ fn sequence_forward(
         workgroupBarrier();
 
         let side = nth % SIDES;
+#if RING
+        // What the gates of the step after the next need is on its way from here.
+        enter(moments[({r}u + 2u) % RING]);
+#unroll m 0..OWNED
+        if n{m} < rows_of(first, step.count) {
+            coming{m}[({r}u + 2u) % RING] = given_of(first + n{m}, j{m});
+        }
+#end
+        enter(moments[{r}]);
+#else
         let later = nth_moment(nth + 2u);
+#end
 #unroll q 0..QUADS
 #unroll n 0..TILE
         var sum{q}_{n} = vec4f();
@@ -292,17 +381,17 @@ fn sequence_forward(
 #end
 #end
         }
+#if RING
+#else
         // What the gates of the next step need is on its way from here.
         enter(then);
 #unroll m 0..OWNED
         var next{m} = given{m};
         if n{m} < rows_of(first, step.count) {
-#if BACK
-            next{m} = saved_of(first + n{m}, j{m});
-#else
-            next{m} = input_of(first + n{m}, j{m});
-#end
+            next{m} = given_of(first + n{m}, j{m});
         }
+#end
+        enter(now);
 #end
 #if ALONE
 #else
@@ -314,15 +403,14 @@ fn sequence_forward(
 #end
         }
 #end
-#end
-        enter(now);
-#if ALONE
-#else
         workgroupBarrier();
 #end
 
 #unroll m 0..OWNED
         if n{m} < rows {
+#if RING
+            let given{m} = coming{m}[{r}];
+#end
 #if ALONE
             let all{m} = vec4f(sum0_{m}.xyz, select(0.0, sum0_{m}.w, SUMS > 3u));
 #else
@@ -330,21 +418,35 @@ fn sequence_forward(
 #end
 #if BACK
             // The terms of a sequence that has no next step are still zeros.
+#if ALONE
+            let product = all{m}.x + all{m}.y + (all{m}.z + all{m}.w);
+            finish_backward(first + n{m}, j{m}, given{m}, own{m}, product);
+            set_term(nth + 1u, n{m}, j{m}, handed_back);
+#else
             finish_backward(first + n{m}, j{m}, given{m}, own{m}, all{m}[j{m} % 4u]);
-            own{m} = own_after_back;
 #unroll g 0..GATES
             set_term(nth + 1u, n{m}, {g}u * HIDDEN + j{m}, handed_back[{g}]);
 #end
+#end
+            own{m} = own_after_back;
 #else
             finish_forward(first + n{m}, j{m}, given{m}, own{m}, all{m} + bias{m});
             own{m} = own_after;
             set_term(nth + 1u, n{m}, j{m}, handed);
 #end
         }
+#if RING
+#else
         given{m} = next{m};
 #end
+#end
+#if RING
+#else
         now = then;
         then = later;
         enter(now);
+#end
+        }
+#end
     }
 }

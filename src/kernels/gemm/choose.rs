@@ -15,6 +15,9 @@ use crate::plan::{DeviceKind, Target};
 /// Multiplications below which a product is a matter of latency alone.
 const TINY: usize = 4096;
 
+/// Values of k that are worth a part of a tile of 128 x 128.
+const LONG: usize = 512;
+
 /// The form of a product on a device, and why.
 pub fn choose(shape: &Shape, target: &Target) -> (Form, &'static str) {
     match target.force.gemm {
@@ -69,6 +72,15 @@ fn on_gpu(shape: &Shape, target: &Target) -> (Form, &'static str) {
     }
 }
 
+/// Whether k is to be divided, and tiles of 128 x 128 fill a GPU with parts that are still long. On an NVIDIA H200, microseconds in
+/// parts of tiles of 64 x 64 and so: 768 x 384 x 25,600 604 and 480; 512 x 128 x 93,440 396 and 295; 512 x 256 x 16,384
+/// 170 and 136.
+fn fills_in_parts(shape: &Shape, target: &Target) -> bool {
+    let tiles = |form: Form| form.grid(shape).iter().product::<usize>();
+    let parts = tiles(Form::Tile128).saturating_mul(shape.k / LONG);
+    shape.m.min(shape.n) > 96 && tiles(Form::Tile64) < target.groups && parts >= 2 * target.groups
+}
+
 /// The form that makes most of each workgroup, however few there are: that of the parts where k is split.
 pub(super) fn whole(shape: &Shape, target: &Target) -> Form {
     let form = match target.kind {
@@ -76,6 +88,7 @@ pub(super) fn whole(shape: &Shape, target: &Target) -> Form {
         DeviceKind::Software => Form::Blocks,
         DeviceKind::Gpu if Form::RowsSubgroups.fits(shape, target) => Form::RowsSubgroups,
         DeviceKind::Gpu if shape.few().is_some() => Form::Rows,
+        DeviceKind::Gpu if fills_in_parts(shape, target) => Form::Tile128,
         DeviceKind::Gpu if shape.m.min(shape.n) > 32 => Form::Tile64,
         DeviceKind::Gpu => Form::Tile32,
     };

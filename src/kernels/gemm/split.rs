@@ -77,6 +77,10 @@ mod tests {
         let split = Split::of(&Shape::new(512, 128, 3200), &target).unwrap();
         assert_eq!((split.form, split.parts), (Form::Tile64, 16));
         assert!(Split::helps(&Shape::new(512, 128, 3200), &target));
+        // With more steps larger tiles fill a GPU.
+        let split = Split::of(&Shape::new(512, 128, 93_440), &target).unwrap();
+        assert_eq!((split.form, split.parts), (Form::Tile128, 64));
+        assert!(Split::helps(&Shape::new(512, 128, 93_440), &target));
         // H 512 has tiles enough.
         assert!(!Split::helps(&Shape::new(2048, 512, 3200), &target));
         assert!(!Split::helps(&Shape::new(512, 128, 256), &target));

@@ -46,8 +46,9 @@ pub(crate) struct Shape {
     pub(crate) count: usize,
     /// How many levels have such a step side by side.
     pub(crate) lanes: usize,
-    /// How many quads, and terms of a sum.
+    /// How many quads, how many sums of each are not empty, and terms of a sum.
     pub(super) quads: usize,
+    pub(super) sums: usize,
     pub(super) terms: usize,
 }
 
@@ -275,6 +276,10 @@ impl Shape {
             count,
             lanes: 1,
             quads: packed.units.div_ceil(packed.block),
+            sums: match (way, spec.cell.gates) {
+                (Way::Back, _) | (_, 1) => 4,
+                (Way::Forward, gates) => gates,
+            },
             terms: packed.size,
         }
     }
@@ -570,11 +575,11 @@ mod tests {
             )
         };
         // Enough tiles of eight quads; fewer quads to a tile; more sequences than one has.
-        let wide = vec![4, 1, 8, 64, 2, 1, 8, 8, 256, 4 * 768];
+        let wide = vec![4, 1, 0, 8, 64, 2, 1, 8, 8, 256, 4 * 768];
         assert_eq!(of(1024, Way::Forward, 16), ([128, 1], wide));
-        let narrow = vec![4, 1, 2, 128, 1, 2, 32, 4, 256, 4 * 768];
+        let narrow = vec![4, 1, 0, 2, 128, 1, 2, 32, 4, 256, 4 * 768];
         assert_eq!(of(256, Way::Forward, 9), ([128, 1], narrow));
-        let many = vec![8, 2, 8, 64, 2, 2, 8, 8, 256, 4096];
+        let many = vec![8, 2, 0, 8, 64, 2, 2, 8, 8, 256, 4096];
         assert_eq!(of(1024, Way::Back, 128), ([32, 4], many));
     }
 }

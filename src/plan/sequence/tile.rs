@@ -12,6 +12,8 @@ pub(super) struct Tile {
     /// A fourth of the sequences of an invocation.
     fours: usize,
     quads: usize,
+    /// Whether the fourth sum of a quad is empty.
+    three: bool,
     /// Terms that are staged at once.
     depth: usize,
 }
@@ -26,6 +28,7 @@ impl Tile {
         Self {
             fours,
             quads,
+            three: shape.sums == 3,
             depth,
         }
     }
@@ -40,12 +43,14 @@ impl Tile {
         let Self {
             fours,
             quads,
+            three,
             depth,
         } = *self;
         let slices = THREADS / 4 / quads;
         vec![
             ("SEQUENCES", 4 * fours),
             ("FOURS", fours),
+            ("THREE", usize::from(three)),
             ("TILE_QUADS", quads),
             ("DEPTH", depth),
             ("STAGED", (depth * quads / THREADS).max(1)),
