@@ -45,6 +45,18 @@ fn what_comes_between_forward_and_backward() -> Result<()> {
     Ok(())
 }
 
+/// As a host with workers does, and every program of tests: some drivers bear one instance at a time.
+#[cfg(feature = "gpu")]
+#[test]
+fn threads_open_devices_at_once() {
+    let here = common::adapters().len();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(common::adapters().len(), here));
+        }
+    });
+}
+
 #[test]
 fn threads_share_a_layer() -> Result<()> {
     for context in everywhere() {

@@ -36,7 +36,7 @@
 // with loads that far ahead; LSTM 128 2.65 with every weight in 512 invocations' registers (which spills) and terms
 // read for one sum each, 1.88 with 24 of 32 terms' weights in 256 invocations' registers and the others read in
 // every step, 1.52 with four of these eight in workgroup memory, 1.19 with 28 in registers, 0.92 with loads
-// ahead. cuDNN takes 0.36 to 0.41 and 1.85 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
+// ahead. cuDNN takes 0.34 to 0.41 and 1.85 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
 // of 0.51. Back, LSTM 24 took 1.01 in parts of the terms, and takes 0.41 with ALONE; LSTM 32 0.90 and 0.40, GRU 24
 // 0.97 and 0.33. LSTM 16 with terms handed around by a subgroup instead of workgroup memory took 0.46.
 //

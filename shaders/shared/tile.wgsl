@@ -14,7 +14,7 @@
 //
 // What lies past the last term, quad or sequence is loaded as the last of them, and what is behind the last term is zeroed
 // when it is staged: loads under no condition are all on their way at once. On an NVIDIA H200 a step of GRU 2816 took 97
-// us instead of 111 so, of LSTM 1024 x 32 back 32 instead of 50, of LSTM 2048 x 64 114 instead of 134, but back 156 instead of 133. The three
+// us instead of 111 so, of LSTM 1024 x 32 back 32 instead of 50, of LSTM 2048 x 64 113 instead of 133, but back 144 instead of 123. The three
 // gates of a GRU are multiplied as three: GRU 2816 111 us instead of 147. Two quads of an invocation, which take
 // less of workgroup memory's time, were slower (LSTM 2048 182 us instead of 133), and so was a second tile to stage in
 // while the first is multiplied (170).

@@ -36,6 +36,24 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
+/// The instance of this process. NVIDIA's driver for Linux crashes where several threads make one at a time
+/// (<https://github.com/gfx-rs/wgpu/issues/5930>).
+#[cfg(not(target_family = "wasm"))]
+fn instance() -> wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(new_instance).clone()
+}
+
+/// A browser has one thread, and values that stay in it.
+#[cfg(target_family = "wasm")]
+fn instance() -> wgpu::Instance {
+    new_instance()
+}
+
+fn new_instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
+}
+
 impl Gpu {
     pub(crate) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self {
@@ -49,8 +67,7 @@ impl Gpu {
     }
 
     pub(crate) async fn adapters() -> Vec<wgpu::Adapter> {
-        let instance =
-            wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let instance = instance();
         let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
         // A browser lists none; there, asking is the only way.
         if adapters.is_empty()
