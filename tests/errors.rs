@@ -8,8 +8,8 @@ use wgrnn::kernel::Element;
 use wgrnn::kernels::copy::copy;
 use wgrnn::kernels::gemm::Gemm;
 use wgrnn::ndarray::Array3;
-use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::plan::{Builder, Matrix, Role};
+use wgrnn::plan::sequence::{LayerSpec, StepForm, Strategy};
+use wgrnn::plan::{Builder, Force, Matrix, Role};
 use wgrnn::rng::Rng;
 use wgrnn::train::{Evaluator, LanguageModel, ModelSpec, Optimizer, Trainer, TrainerSpec};
 use wgrnn::{Context, Error, Gru, Layer, Lstm, Program, Result, Rnn, Size, State, Tensor};
@@ -208,6 +208,47 @@ fn nan_propagates(context: &Context) -> Result<()> {
 fn nan_propagates_on_the_cpu() -> Result<()> {
     nan_propagates(&Context::cpu())?;
     nan_propagates(&Context::cpu_f64())
+}
+
+/// An infinite last unit or last weight makes a sum infinite, and no NaN, though kernels read it again where there is
+/// nothing to be read.
+fn infinity_stays(context: &Context) -> Result<()> {
+    let size = Size {
+        steps: 1,
+        batch: 20,
+    };
+    let forms = StepForm::ALL.map(|form| (Strategy::Steps, Some(form)));
+    for (strategy, step) in forms.into_iter().chain([(Strategy::Sequence, None)]) {
+        let forced = context.forcing(Force {
+            strategy: Some(strategy),
+            step,
+            ..Force::default()
+        });
+        for (unit, weight) in [(f32::INFINITY, 0.5), (0.5, f32::INFINITY)] {
+            let hidden = 13;
+            let layer = Layer::new(&forced, LayerSpec::new(&cell::RNN_RELU, 3, hidden), 1)?;
+            let last = |value: f32, other: f32| {
+                let row = (0..hidden).map(move |j| if j + 1 == hidden { value } else { other });
+                row.collect::<Vec<f32>>()
+            };
+            layer.set_weight("weight_hh_l0", &last(weight, 0.5).repeat(hidden))?;
+            layer.prepare()?;
+            let sequence = layer.inference(size)?;
+            sequence.h0().write(&last(unit, 0.0).repeat(size.batch))?;
+            sequence.forward()?;
+            let y = sequence.y().read()?;
+            let what = format!("{}: {strategy:?} {step:?} {unit} {weight}", context.name());
+            assert!(y.iter().all(|&v| v == f32::INFINITY), "{what}: {y:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn infinity_stays_everywhere() -> Result<()> {
+    infinity_stays(&Context::cpu())?;
+    infinity_stays(&Context::cpu_f64())?;
+    common::adapters().iter().try_for_each(infinity_stays)
 }
 
 #[cfg(feature = "gpu")]

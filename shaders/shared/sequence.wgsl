@@ -19,9 +19,9 @@
 //
 // What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
 // as a step of a small layer. Nothing is computed with it before, which would be to wait for it. To hand it on to the
-// next step is to wait for it as well, where the text has one step: tiny layers have RING steps in the text, each
-// with variables of its own, and load two and three steps ahead. Four such steps of larger layers are too long a text:
-// they were up to 1.5 times slower so.
+// next step is to wait for it as well, where the text has one step: tiny layers with one sequence to a workgroup have
+// RING steps in the text, each with variables of its own, and load two and three steps ahead. Four such steps of larger
+// layers are too long a text: they were up to 1.5 times slower so.
 //
 // On a GPU the first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
 // is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has

@@ -87,7 +87,7 @@ fn step_forward(
 ) -> Result<Sample> {
     let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
-    let run = Run::new(spec, &call(spec, batch, mode, rng), b.target())?;
+    let run = Run::new(spec, &call(spec, [3, batch], mode, rng), b.target())?;
     Sampled::new(&mut b, &run, variant % 3).forward(&mut b, pass)?;
     Ok(filled(b.finish(), [batch, spec.hidden_size], rng))
 }
@@ -128,7 +128,11 @@ fn step_back(
     let spec = packed(form, cells[variant % cells.len()], hidden, rng);
     let pass = nth_of(spec.cell.backward, nth);
     let mut b = Builder::on(spec.cell.name, forced(Strategy::Steps, form, variant));
-    let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
+    let run = Run::new(
+        &spec,
+        &call(&spec, [3, batch], Mode::Training, rng),
+        b.target(),
+    )?;
     Sampled::new(&mut b, &run, variant % 3).backward(&mut b, pass)?;
     Ok(filled(b.finish(), [batch, hidden], rng))
 }
@@ -145,7 +149,11 @@ pub(crate) fn sequence_forward(
     let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
     let mut b = Builder::on(spec.cell.name, for_all_steps(variant));
     let mode = [Mode::Training, Mode::Inference][variant / 5 % 2];
-    let run = Run::new(&spec, &call(&spec, batch, mode, rng), b.target())?;
+    let run = Run::new(
+        &spec,
+        &call(&spec, [steps(variant), batch], mode, rng),
+        b.target(),
+    )?;
     Sampled::new(&mut b, &run, 0).sequence_forward(&mut b)?;
     Ok(folded(filled(b.finish(), [batch, hidden], rng), variant))
 }
@@ -161,8 +169,14 @@ pub(crate) fn sequence_backward(
 ) -> Result<Sample> {
     let spec = in_precision(layer(cells[variant % cells.len()], hidden, rng), rng);
     let mut b = Builder::on(spec.cell.name, for_all_steps(variant));
-    let run = Run::new(&spec, &call(&spec, batch, Mode::Training, rng), b.target())?;
-    Sampled::new(&mut b, &run, 0).sequence_backward(&mut b)?;
+    let run = Run::new(
+        &spec,
+        &call(&spec, [steps(variant), batch], Mode::Training, rng),
+        b.target(),
+    )?;
+    // In a part of the samples a later dispatch has left the gradients of the step after.
+    let ran = usize::from(variant / 3 % 2 == 1);
+    Sampled::new(&mut b, &run, 0).sequence_backward(&mut b, run.steps() - ran)?;
     Ok(folded(filled(b.finish(), [batch, hidden], rng), variant))
 }
 
@@ -253,12 +267,17 @@ fn layer(cell: &'static Cell, hidden: usize, rng: &mut Rng) -> LayerSpec {
     spec
 }
 
-/// Three steps, with one of the things that a call may have.
-fn call(spec: &LayerSpec, batch: usize, mode: Mode, rng: &mut Rng) -> Call {
+/// Of kernels that run all steps: fewer and more than stand in the text of one, which are up to four.
+fn steps(variant: usize) -> usize {
+    3 + variant % 7
+}
+
+/// Some steps, with one of the things that a call may have.
+fn call(spec: &LayerSpec, [steps, batch]: [usize; 2], mode: Mode, rng: &mut Rng) -> Call {
     let gates = |pass: &Pass| pass.kernel.bindings.iter().find(|b| b.name == "gates");
     let mut gates = spec.cell.forward.iter().filter_map(gates);
     let can_halve = gates.all(|b| b.takes(Element::Half));
-    let size = Size { steps: 3, batch };
+    let size = Size { steps, batch };
     let padded = match mode {
         Mode::Training => Call::training(size),
         Mode::Inference => Call::inference(size),
@@ -268,7 +287,7 @@ fn call(spec: &LayerSpec, batch: usize, mode: Mode, rng: &mut Rng) -> Call {
     further.uniforms(64, 0.0, 1.0);
     let half = can_halve && further.below(3) == 0;
     let padded = padded.activations(Precision::ALL[usize::from(half)]);
-    let shrinking = [batch, batch.div_ceil(2), batch.div_ceil(3)];
+    let shrinking: Vec<usize> = (1..=steps).map(|nth| batch.div_ceil(nth)).collect();
     let packed = Call::packed(&shrinking, mode).activations(padded.activations);
     match rng.below(5) {
         0 => padded.lengths().resets(),

@@ -84,11 +84,11 @@ impl<'a> Sampled<'a> {
         })
     }
 
-    /// Adds the kernel that runs all steps back, over weights that are packed already.
-    pub(crate) fn sequence_backward(&self, b: &mut Builder) -> Result<()> {
+    /// Adds the kernel that runs the first steps back, all of them or fewer, over weights that are packed already.
+    pub(crate) fn sequence_backward(&self, b: &mut Builder, steps: usize) -> Result<()> {
         self.with(b, |b, group, dy| {
             let work = self.work(b);
-            group.back(b, 0..self.run.steps(), dy, &work)
+            group.back(b, 0..steps, dy, &work)
         })
     }
 
