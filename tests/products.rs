@@ -6,7 +6,7 @@ use common::results::{Values, assert_all_close, fill_inputs, results, write_inpu
 use wgrnn::check::{compare, tolerance};
 use wgrnn::kernels::gemm::{Activation, Form, Gemm, Shape};
 use wgrnn::plan::sequence::LayerSpec;
-use wgrnn::plan::{BufferId, Builder, DeviceKind, Force, Matrix, Plan, Role};
+use wgrnn::plan::{BufferId, Builder, DeviceKind, Force, Matrix, Plan, Role, Target};
 use wgrnn::rng::Rng;
 use wgrnn::{Call, Context, Layer, Program, Result, Size, cell};
 
@@ -28,14 +28,18 @@ struct Made {
     bias: BufferId,
 }
 
-/// Each kind of product has other options, the same for all sizes, so that few pipelines serve them.
 fn plan(context: &Context, case: &Case) -> Result<Made> {
+    plan_for(context.target(), case)
+}
+
+/// Each kind of product has other options, the same for all sizes, so that few pipelines serve them.
+fn plan_for(target: Target, case: &Case) -> Result<Made> {
     let Case {
         size: [m, n, k],
         transposed,
         pad,
     } = *case;
-    let mut b = Builder::on("product", context.target());
+    let mut b = Builder::on("product", target);
     let mut matrix = |name, rows: usize, cols: usize, transposed| {
         let (r, c) = if transposed {
             (cols, rows)
@@ -261,6 +265,53 @@ fn more_rows_than_workgroups() -> Result<()> {
             let want = run(&oracle, plan(&oracle, &case)?)?;
             let d = compare(&got, &want);
             assert!(d.error <= tolerance::kernel(context.dtype(), 2), "{d:?}");
+        }
+    }
+    Ok(())
+}
+
+/// On a GPU a product that is not of few columns is cut as well.
+#[test]
+fn more_rows_than_a_gpu_has_workgroups() -> Result<()> {
+    for (rows, dispatches) in [(128 * 65_535, 1), (128 * 65_535 + 1, 2)] {
+        let case = Case {
+            size: [rows, 100, 2],
+            transposed: [false, true],
+            pad: 0,
+        };
+        let steps = plan_for(Target::portable(DeviceKind::Gpu), &case)?.plan;
+        assert_eq!(steps.steps().len(), dispatches, "{rows}");
+    }
+    Ok(())
+}
+
+/// What a GPU with few multiprocessors would run: k in parts of tiles of 128 x 128.
+#[test]
+fn parts_of_large_tiles() -> Result<()> {
+    for context in common::adapters() {
+        for (size, transposed, groups) in [
+            ([128, 128, 5_121], [true, false], 5),
+            ([127, 250, 4_700], [false; 2], 9),
+        ] {
+            let case = Case {
+                size,
+                transposed,
+                pad: 1,
+            };
+            let target = Target {
+                kind: DeviceKind::Gpu,
+                groups,
+                ..context.target()
+            };
+            let made = plan_for(target, &case)?;
+            let kernels: Vec<_> = made.plan.steps().iter().map(|s| s.kernel.name).collect();
+            assert_eq!(kernels, ["gemm.tile128", "gemm.sum"], "{case:?}");
+            let got = run(&context, made)?;
+            let oracle = Context::cpu_f64();
+            let want = run(&oracle, plan(&oracle, &case)?)?;
+            let d = compare(&got, &want);
+            let limit = tolerance::kernel(context.dtype(), size[2]);
+            assert!(d.error <= limit, "{case:?}: {d:?}");
         }
     }
     Ok(())

@@ -49,12 +49,14 @@ fn what_comes_between_forward_and_backward() -> Result<()> {
 #[cfg(feature = "gpu")]
 #[test]
 fn threads_open_devices_at_once() {
-    let here = common::adapters().len();
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| assert_eq!(common::adapters().len(), here));
-        }
+    let found: Vec<usize> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| common::adapters().len()))
+            .collect();
+        let found = threads.into_iter().map(|thread| thread.join().unwrap());
+        found.collect()
     });
+    assert_eq!(found, [common::adapters().len(); 8]);
 }
 
 #[test]

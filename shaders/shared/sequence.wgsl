@@ -18,10 +18,11 @@
 // sums are those over the gradients of each gate, and a term has the gradients of all gates of a unit.
 //
 // What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
-// as a step of a small layer. Nothing is computed with it before, which would be to wait for it. To hand it on to the
-// next step is to wait for it as well, where the text has one step: tiny layers with one sequence to a workgroup have
-// RING steps in the text, each with variables of its own, and load two and three steps ahead. Four such steps of larger
-// layers are too long a text: they were up to 1.5 times slower so.
+// as a step of a small layer. Nothing is computed with it before, which would be to wait for it. Where the text has one
+// step, to copy it to the variables of the next is to wait for it as well. So the text of tiny layers with one sequence to
+// a workgroup has four steps, each with variables of its own in a ring, in which nothing is copied: the gates' needs are
+// loaded two steps ahead, and where they stand three. Four steps of larger layers are too long a text: they were up to
+// 1.5 times slower so.
 //
 // On a GPU the first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
 // is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has
@@ -36,7 +37,7 @@
 // with loads that far ahead; LSTM 128 2.65 with every weight in 512 invocations' registers (which spills) and terms
 // read for one sum each, 1.88 with 24 of 32 terms' weights in 256 invocations' registers and the others read in
 // every step, 1.52 with four of these eight in workgroup memory, 1.19 with 28 in registers, 0.92 with loads
-// ahead. cuDNN takes 0.34 to 0.41 and 1.85 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
+// ahead. cuDNN takes 0.29 to 0.41 and 1.85 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
 // of 0.51. Back, LSTM 24 took 1.01 in parts of the terms, and takes 0.41 with ALONE; LSTM 32 0.90 and 0.40, GRU 24
 // 0.97 and 0.33. LSTM 16 with terms handed around by a subgroup instead of workgroup memory took 0.46.
 //
@@ -64,10 +65,9 @@ const ALONE: u32 = 0u;
 // Places for terms: two with ALONE.
 const SIDES: u32 = 1u;
 const CHUNK: u32 = 4u;
-// 4: so many steps are in the text; 0: one.
-const RING: u32 = 0u;
-// Steps in the text.
+// Steps in the text; and the same where they are four, else 0.
 const STEPS: u32 = 1u;
+const RING: u32 = 0u;
 // Multiples of four, like CHUNK.
 const KEPT: u32 = 0u;
 const NEAR: u32 = 0u;
@@ -417,7 +417,7 @@ fn sequence_forward(
             let all{m} = sums_of(n{m}, j{m});
 #end
 #if BACK
-            // The terms of a sequence that has no next step are still zeros.
+            // The terms of a sequence that has no next step are still zeros, in both places.
 #if ALONE
             let product = all{m}.x + all{m}.y + (all{m}.z + all{m}.w);
             finish_backward(first + n{m}, j{m}, given{m}, own{m}, product);

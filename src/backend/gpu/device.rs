@@ -36,8 +36,8 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
-/// The instance of this process. NVIDIA's driver for Linux crashes where several threads make one at a time
-/// (<https://github.com/gfx-rs/wgpu/issues/5930>).
+/// The instance of this process. NVIDIA's driver for Linux can crash where several threads make one at a time
+/// (<https://github.com/gfx-rs/wgpu/issues/5930>); a host that makes its own has to see to that for both.
 #[cfg(not(target_family = "wasm"))]
 fn instance() -> wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();

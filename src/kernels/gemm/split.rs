@@ -81,6 +81,18 @@ mod tests {
         let split = Split::of(&Shape::new(512, 128, 93_440), &target).unwrap();
         assert_eq!((split.form, split.parts), (Form::Tile128, 64));
         assert!(Split::helps(&Shape::new(512, 128, 93_440), &target));
+        // Not where they would be half empty.
+        assert_eq!(whole(&Shape::new(520, 130, 93_440), &target), Form::Tile64);
+        // What is to be so is split.
+        for (m, n, k) in [
+            (128, 128, 1 << 20),
+            (384, 384, 15_000),
+            (1_000, 128, 20_000),
+        ] {
+            let shape = Shape::new(m, n, k);
+            assert_eq!(whole(&shape, &target), Form::Tile128);
+            assert!(Split::helps(&shape, &target));
+        }
         // H 512 has tiles enough.
         assert!(!Split::helps(&Shape::new(2048, 512, 3200), &target));
         assert!(!Split::helps(&Shape::new(512, 128, 256), &target));
