@@ -1,4 +1,4 @@
-//! What is refused, and with which fields; and what a NaN does, which is not refused.
+//! What is refused, and with which fields; and what a NaN or an infinity does, which are not refused.
 
 mod common;
 

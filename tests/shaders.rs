@@ -371,6 +371,12 @@ fn samples_cover_the_forms() {
                 "{name} {constant} {met:?}"
             );
         }
+        if name.starts_with("lstm.sequence_") {
+            for peephole in [("PEEPHOLE", 0), ("PEEPHOLE", 1)] {
+                let both = |set: &Vec<_>| set.contains(&("RING", 4)) && set.contains(&peephole);
+                assert!(sets.iter().any(both), "{name} {peephole:?}");
+            }
+        }
         if name.contains(".forward") && !name.ends_with("tile") {
             assert!(sets.iter().flatten().any(|c| *c == ("STREAM", 1)), "{name}");
         }

@@ -20,8 +20,8 @@
 // What the gates need of storage is loaded a step ahead, and where it stands two steps: a load takes about as long
 // as a step of a small layer. Nothing is computed with it before, which would be to wait for it. Where the text has one
 // step, to copy it to the variables of the next is to wait for it as well. So the text of tiny layers with one sequence to
-// a workgroup has four steps, each with variables of its own in a ring, in which nothing is copied: the gates' needs are
-// loaded two steps ahead, and where they stand three. Four steps of larger layers are too long a text: they were up to
+// a workgroup, where registers are many, has four steps, each with variables of its own in a ring, in which nothing is
+// copied: the gates' needs are loaded two steps ahead, and where they stand three. Four steps of larger layers are too long a text: they were up to
 // 1.5 times slower so.
 //
 // On a GPU the first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
@@ -37,7 +37,7 @@
 // with loads that far ahead; LSTM 128 2.65 with every weight in 512 invocations' registers (which spills) and terms
 // read for one sum each, 1.88 with 24 of 32 terms' weights in 256 invocations' registers and the others read in
 // every step, 1.52 with four of these eight in workgroup memory, 1.19 with 28 in registers, 0.92 with loads
-// ahead. cuDNN takes 0.29 to 0.41 and 1.85 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
+// ahead. cuDNN takes 0.29 to 0.41 and 1.7 to 2.0. With RING steps in the text LSTM 16 takes 0.35 and GRU 24 0.39 instead
 // of 0.51. Back, LSTM 24 took 1.01 in parts of the terms, and takes 0.41 with ALONE; LSTM 32 0.90 and 0.40, GRU 24
 // 0.97 and 0.33. LSTM 16 with terms handed around by a subgroup instead of workgroup memory took 0.46.
 //

@@ -16,7 +16,7 @@
 // when it is staged: loads under no condition are all on their way at once. The three gates of a GRU are multiplied as
 // three.
 //
-// On an NVIDIA H200 a step of GRU 2816 x 32 took 147 us with four sums of a quad, 111 with three, and 97 with such loads.
+// On an NVIDIA H200 a step of GRU 2816 x 32 took 147 us with four sums of a quad, 111 with three, and 98 with such loads.
 // With these LSTM 1024 x 32 back takes 32 instead of 50, LSTM 2048 x 64 113 instead of 133, but back 144 instead
 // of 123. Before them, two quads of an invocation, which take less of workgroup memory's time, were slower (LSTM
 // 2048 182), and so was a second tile to stage in while the first is multiplied (170).

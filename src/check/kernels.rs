@@ -38,6 +38,10 @@ pub const SIZES: &[[usize; 3]] = &[
     [129, 11, 128],
     [1, 257, 5],
     [131, 1, 4],
+    // For kernels that run all steps with several in their text: more steps, and fewer.
+    [2, 20, 6],
+    [1, 24, 18],
+    [3, 16, 42],
     // For kernels that run all steps in which subgroups hand terms around.
     [5, 150, OF_SUBGROUPS + 2],
     [2, 260, OF_SUBGROUPS + 3],

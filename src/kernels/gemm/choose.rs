@@ -72,7 +72,8 @@ fn on_gpu(shape: &Shape, target: &Target) -> (Form, &'static str) {
     }
 }
 
-/// Whether k is to be divided, and tiles of 128 x 128 that are about full fill a GPU with parts that are still long.
+/// Whether k is to be divided, and tiles of 128 x 128 that cover little more than those of 64 x 64 fill a GPU with parts
+/// that are still long.
 ///
 /// On an NVIDIA H200, microseconds in parts of tiles of 64 x 64 and so, each with the sum of the parts: 768 x 384 x
 /// 25,600 612 and 495; 512 x 128 x 93,440 405 and 310; 512 x 256 x 16,384 178 and 147. The partial sums take about 17 MB
@@ -80,9 +81,12 @@ fn on_gpu(shape: &Shape, target: &Target) -> (Form, &'static str) {
 fn fills_in_parts(shape: &Shape, target: &Target) -> bool {
     let tiles = |form: Form| form.grid(shape).iter().product::<usize>();
     let parts = tiles(Form::Tile128).saturating_mul(shape.k / LONG);
-    // The area of the tiles, of which the larger may have a little more behind the edges.
-    let full = 4 * 7 * tiles(Form::Tile128) <= 8 * tiles(Form::Tile64);
-    full && tiles(Form::Tile64) < target.groups && parts >= 2 * target.groups
+    // An eighth more at most.
+    let close = 4 * 7 * tiles(Form::Tile128) <= 8 * tiles(Form::Tile64);
+    shape.m.min(shape.n) > 96
+        && close
+        && tiles(Form::Tile64) < target.groups
+        && parts >= 2 * target.groups
 }
 
 /// The form that makes most of each workgroup, however few there are: that of the parts where k is split.

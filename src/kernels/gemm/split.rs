@@ -82,7 +82,9 @@ mod tests {
         assert_eq!((split.form, split.parts), (Form::Tile128, 64));
         assert!(Split::helps(&Shape::new(512, 128, 93_440), &target));
         // Not where they would be half empty.
-        assert_eq!(whole(&Shape::new(520, 130, 93_440), &target), Form::Tile64);
+        for (m, n) in [(520, 130), (512, 80), (66, 66)] {
+            assert_eq!(whole(&Shape::new(m, n, 93_440), &target), Form::Tile64);
+        }
         // What is to be so is split.
         for (m, n, k) in [
             (128, 128, 1 << 20),
