@@ -279,7 +279,7 @@ impl Context {
         }
     }
 
-    /// Every adapter of this machine, hardware first.
+    /// Every adapter of this machine, hardware first. A process asks one instance for them, which threads may share.
     pub async fn adapters() -> Vec<wgpu::Adapter> {
         Gpu::adapters().await
     }

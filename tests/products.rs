@@ -98,6 +98,11 @@ fn places(matrix: &Matrix) -> impl Iterator<Item = usize> {
     (0..rows).flat_map(move |i| (0..cols).map(move |j| offset + i * row_stride + j * col_stride))
 }
 
+/// What of a buffer is C.
+fn of_c(c: &Matrix, values: &[f64]) -> Vec<f64> {
+    places(c).map(|at| values[at]).collect()
+}
+
 /// The buffer of C after the product. What no matrix holds is NaN, or in C a number.
 fn run(context: &Context, made: Made) -> Result<Vec<f64>> {
     let Made {
@@ -225,13 +230,12 @@ fn agrees(context: &Context, form: Form, case: &Case) -> Result<bool> {
     let want = run(&oracle, plan(&oracle, case)?)?;
     let what = format!("{}: {form:?} {case:?}", context.name());
 
-    let mut of_c = vec![false; got.len()];
-    places(&c).for_each(|at| of_c[at] = true);
-    for at in (0..got.len()).filter(|&at| !of_c[at]) {
+    let mut inside = vec![false; got.len()];
+    places(&c).for_each(|at| inside[at] = true);
+    for at in (0..got.len()).filter(|&at| !inside[at]) {
         assert_eq!(got[at], -77.5, "{what}: element {at} is none of C");
     }
-    let pick = |values: &[f64]| places(&c).map(|at| values[at]).collect::<Vec<_>>();
-    let d = compare(&pick(&got), &pick(&want));
+    let d = compare(&of_c(&c, &got), &of_c(&c, &want));
     let limit = tolerance::kernel(context.dtype(), case.size[2]);
     assert!(d.error <= limit, "{what}: {d:?} > {limit:e}");
     Ok(fits)
@@ -259,11 +263,12 @@ fn more_rows_than_workgroups() -> Result<()> {
                 pad: 0,
             };
             let made = plan(&forced, &case)?;
+            let c = made.product.c;
             assert_eq!(made.plan.steps().len(), dispatches, "{form:?} {rows}");
             let got = run(&context, made)?;
             let oracle = Context::cpu_f64();
             let want = run(&oracle, plan(&oracle, &case)?)?;
-            let d = compare(&got, &want);
+            let d = compare(&of_c(&c, &got), &of_c(&c, &want));
             assert!(d.error <= tolerance::kernel(context.dtype(), 2), "{d:?}");
         }
     }
@@ -310,8 +315,7 @@ fn parts_of_large_tiles() -> Result<()> {
             let got = run(&context, made)?;
             let oracle = Context::cpu_f64();
             let want = run(&oracle, plan(&oracle, &case)?)?;
-            let pick = |values: &[f64]| places(&c).map(|at| values[at]).collect::<Vec<_>>();
-            let d = compare(&pick(&got), &pick(&want));
+            let d = compare(&of_c(&c, &got), &of_c(&c, &want));
             let limit = tolerance::kernel(context.dtype(), size[2]);
             assert!(d.error <= limit, "{case:?}: {d:?}");
         }

@@ -18,8 +18,9 @@ const DEEP: u32 = DEPTH / 4u;
 
 // Of A, then of B. In arrays of arrays a number that is known needs no check at run time: on an NVIDIA H200
 // tiles of 128 x 128 were 6 to 8 % faster so, and those of 64 x 64 up to 20 % slower.
-// There, microseconds of large products: in tiles of 64 x 64 by 64 invocations with BLOCKS 2 instead of 256 with one 578 and 217;
-// with a second place to stage in, and so one barrier, 215 instead of 187 in those of 64 x 64, 182 instead of 164 in those of 128 x 128.
+// There, microseconds of large products: tiles of 64 x 64 took 578 by 64 invocations with BLOCKS 2, and 217 by 256
+// with one; with a second place to stage in, and so one barrier, they took 215 instead of 187, and tiles of
+// 128 x 128 took 182 instead of 164.
 #if NESTED
 var<workgroup> staged: array<array<array<vec4f, WIDTH>, DEPTH>, 2>;
 #else

@@ -21,8 +21,8 @@
 // as a step of a small layer. Nothing is computed with it before, which would be to wait for it. Where the text has one
 // step, to copy it to the variables of the next is to wait for it as well. So the text of tiny layers with one sequence to
 // a workgroup, where registers are many, has four steps, each with variables of its own in a ring, in which nothing is
-// copied: the gates' needs are loaded two steps ahead, and where they stand three. Four steps of larger layers are too long a text: they were up to
-// 1.5 times slower so.
+// copied: what the gates need is loaded two steps ahead, and where it stands three. Four steps of larger layers are too
+// long a text: they were up to 1.5 times slower so.
 //
 // On a GPU the first KEPT of its terms' weights stay in registers: variables with names of their own, since an array that
 // is indexed at run time would be spilled; with HALF two to a register. A multiprocessor of a large GPU has

@@ -81,8 +81,8 @@ fn on_gpu(shape: &Shape, target: &Target) -> (Form, &'static str) {
 fn fills_in_parts(shape: &Shape, target: &Target) -> bool {
     let tiles = |form: Form| form.grid(shape).iter().product::<usize>();
     let parts = tiles(Form::Tile128).saturating_mul(shape.k / LONG);
-    // An eighth more at most.
-    let close = 4 * 7 * tiles(Form::Tile128) <= 8 * tiles(Form::Tile64);
+    // One is four of the others: a seventh more at most.
+    let close = 7 * tiles(Form::Tile128) <= 2 * tiles(Form::Tile64);
     shape.m.min(shape.n) > 96
         && close
         && tiles(Form::Tile64) < target.groups

@@ -212,8 +212,8 @@ fn by_rule(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepForm, Strin
 
 /// Whether a step back of a few sequences has so few tiles that workgroups which share the terms of a quad do better,
 /// although they read the weights twice. On an NVIDIA H200, before tiles loaded without conditions, microseconds a step
-/// of 16 sequences in tiles and so: LSTM 256 12.4 and 9.6, LSTM 512 16.2 and 14.9, LSTM 1024 26.0 and 27.7; forward LSTM 256 9.6 and 8.9, LSTM 512 11.6
-/// and 14.9.
+/// of 16 sequences in tiles and so: LSTM 256 12.4 and 9.6, LSTM 512 16.2 and 14.9, LSTM 1024 26.0 and 27.7; forward LSTM
+/// 256 9.6 and 8.9, LSTM 512 11.6 and 14.9.
 fn few_tiles_back(shape: &Shape, target: &Target) -> bool {
     let few = shape.count <= 2 * MOST_SEQUENCES;
     shape.way == Way::Back && few && 2 * tile::count(shape, 2) <= target.groups
