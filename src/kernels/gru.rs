@@ -4,19 +4,19 @@
 //! K. Cho et al., *Learning phrase representations using RNN encoder–decoder*, 2014, in the form
 //! of PyTorch and cuDNN; gate order r, z, n.
 
-use super::gates::{Gates, stores_halves};
-use super::pack::Blocks;
+use super::gates::Gates;
 use super::sample;
 use super::simd::backward::BackwardArgs;
 use super::simd::forward::ForwardArgs;
 use super::simd::gru as fast;
-use super::simd::pack::{Packing, fitting};
-use super::step::{self, Rows, StepParams, from_quads, gradient_product, unpacked};
-use crate::cell::GRU;
+use super::step::twins::{
+    self, BackwardBindings, BackwardPlaces, ForwardBindings, ForwardPlaces, FusedStep,
+};
+use super::step::{self, Rows, StepParams, gradient_product};
+use crate::cell::{Cell, GRU};
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel, Twin};
+use crate::kernel::{Args, Binding, Kernel};
 use crate::real::Real;
-use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/gru.wgsl");
 const ALL_STEPS: &str = concat!(include_str!("../../shaders/gru.wgsl"), "#import sequence\n");
@@ -44,7 +44,7 @@ pub static FORWARD: Kernel = step::kernel(
     "gru.forward",
     WGSL,
     &FORWARD_BINDINGS,
-    twin!(forward),
+    twins::forward::<Step>(),
     |size, rng| sample::forward(&[&GRU], 0, size, rng),
 );
 
@@ -53,31 +53,32 @@ pub static BACKWARD: Kernel = step::kernel(
     "gru.backward",
     WGSL,
     &BACKWARD_BINDINGS,
-    twin!(backward),
+    twins::backward::<Step>(),
     |size, rng| sample::backward(&[&GRU], 0, size, rng),
 );
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::packed(FORWARD_BINDINGS, 2, "weight_quads"),
-    twin!(forward_quads),
+    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_quads"),
+    twins::forward_in_quads::<Step>(),
 );
 
 /// And those back.
 pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::packed(BACKWARD_BINDINGS, 3, "weight_quads_back"),
-    twin!(backward_quads),
+    &step::packed(
+        BACKWARD_BINDINGS,
+        Step::BACKWARD_AT.weight,
+        "weight_quads_back",
+    ),
+    twins::backward_in_quads::<Step>(),
 );
 
 /// `gru.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::kernel(
     "gru.sequence_forward",
     ALL_STEPS,
-    &step::packed(FORWARD_BINDINGS, 2, "weight_blocks"),
-    Twin {
-        f32: fast_forward,
-        f64: sequence_forward,
-    },
+    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
+    twins::sequence_forward::<Step>(),
     |size, rng| sample::sequence_forward(&[&GRU], size, rng),
 );
 
@@ -85,11 +86,12 @@ pub static SEQUENCE_FORWARD: Kernel = step::kernel(
 pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
     "gru.sequence_backward",
     ALL_STEPS,
-    &step::packed(BACKWARD_BINDINGS, 3, "weight_blocks_back"),
-    Twin {
-        f32: fast_backward,
-        f64: sequence_backward,
-    },
+    &step::packed(
+        BACKWARD_BINDINGS,
+        Step::BACKWARD_AT.weight,
+        "weight_blocks_back",
+    ),
+    twins::sequence_backward::<Step>(),
     |size, rng| sample::sequence_backward(&[&GRU], size, rng),
 );
 
@@ -138,51 +140,61 @@ pub(crate) fn unit_backward<R: Real>(act: &Gates<R>, kept: Kept<R>) -> ([R; 4], 
     ([dr, dz, dn, dn * r], dh * z)
 }
 
-/// What a forward kernel binds.
-struct Forward<'a, R> {
-    act: Gates<R>,
-    save: bool,
-    gates: &'a mut [R],
-    weight: &'a [R],
-    bias_hh: &'a [R],
-    h: &'a mut [R],
-    y: &'a mut [R],
-}
+/// The step of which all twins here are made.
+struct Step;
 
-impl<'a, R: Real> Forward<'a, R> {
-    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
-        Ok(Self {
-            act: Gates::new(args, p)?,
-            save: args.constant("SAVE")? != 0,
-            gates: args.write(1)?,
-            weight: args.read(2)?,
-            bias_hh: args.read(3)?,
-            h: args.write(4)?,
-            y: args.write(5)?,
-        })
+impl FusedStep for Step {
+    const CELL: &'static Cell = &GRU;
+    const FORWARD_AT: ForwardPlaces = ForwardPlaces {
+        gates: 1,
+        weight: 2,
+        bias_hh: 3,
+        h: 4,
+        y: 5,
+    };
+    const BACKWARD_AT: BackwardPlaces = BackwardPlaces {
+        saved_gates: 1,
+        weight: 3,
+        dy: 4,
+        dgates: 5,
+        dstate: 6,
+    };
+    type ForwardOwn<'a, R: Real> = ();
+    /// `saved_h`
+    type BackwardOwn<'a, R: Real> = &'a [R];
+
+    fn bind_forward<'a, R: Real>(_: &mut Args<'a, R>, _: &StepParams) -> Result<()> {
+        Ok(())
     }
 
-    /// One step, with W_hh transposed.
-    fn step(&mut self, rows: &Rows<'_>, weight_hh_t: &[R]) -> Result<()> {
+    fn bind_backward<'a, R: Real>(args: &mut Args<'a, R>, _: &StepParams) -> Result<&'a [R]> {
+        args.read(2)
+    }
+
+    fn forward<R: Real>(
+        bound: &mut ForwardBindings<'_, R>,
+        (): &mut (),
+        rows: &Rows<'_>,
+        weight_hh_t: &[R],
+    ) -> Result<()> {
         let hidden = rows.p.hidden as usize;
         let products = step::Forward {
-            gates: self.gates,
+            gates: bound.gates,
             weight_hh_t,
-            operand: self.h,
+            operand: bound.h,
             size: hidden,
             of_gates: 3,
             wanted: 0..3,
         }
         .products(rows, |n| rows.h_before(n))?;
-        let Self {
+        let ForwardBindings {
             act,
             save,
             gates,
             bias_hh,
             h,
             y,
-            ..
-        } = self;
+        } = bound;
         let save = *save;
         let bias_hh = rows.own(bias_hh, rows.p.lane_bias)?;
         for row in 0..rows.count() {
@@ -208,107 +220,23 @@ impl<'a, R: Real> Forward<'a, R> {
         }
         Ok(())
     }
-}
 
-fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Forward::new(args, &rows.p)?;
-    call.step(&rows, call.weight)
-}
-
-fn forward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Forward::new(args, &rows.p)?;
-    rows.lanes_of_step()?.iter().try_for_each(|rows| {
-        let packed = rows.own(call.weight, rows.p.lane_weights)?;
-        call.step(rows, &from_quads(packed, 3, rows))
-    })
-}
-
-fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Forward::new(args, &rows.p)?;
-    let hidden = rows.p.hidden as usize;
-    let block = args.constant("UNITS")? as usize;
-    let blocks = Blocks::forward([3, hidden, rows.terms()], block);
-    rows.lanes().try_for_each(|rows| {
-        let weight = unpacked(rows.own(call.weight, rows.p.lane_weights)?, &blocks);
-        if rows.stream() {
-            return call.step(&rows, &weight);
-        }
-        let mut steps = rows.steps()?.into_iter();
-        steps.try_for_each(|rows| call.step(&rows, &weight))
-    })
-}
-
-/// The same in single precision with vectors and threads.
-fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
-    if stores_halves(args) {
-        return sequence_forward(args);
-    }
-    let rows = Rows::new(args)?;
-    let (hidden, terms) = (rows.p.hidden as usize, rows.terms());
-    let blocks = Blocks::forward([3, hidden, terms], args.constant("UNITS")? as usize);
-    let call = Forward::new(args, &rows.p)?;
-    let packing = Packing::forward(3, hidden, terms);
-    let mut sums = Vec::new();
-    rows.lanes().try_for_each(|rows| {
-        let steps = rows.all_params(3)?;
-        let (gates, input) = rows.gates_and_input(&mut *call.gates, 3, &mut sums);
-        let weight = rows.own(call.weight, rows.p.lane_weights)?;
-        let shared = ForwardArgs {
-            steps: rows.all(&steps),
-            save: call.save,
-            act: call.act,
-            weight: &fitting(&packing, weight, &blocks),
-            bias_hh: rows.own(call.bias_hh, rows.p.lane_bias)?,
-            gates,
-            h: &mut *call.h,
-            y: &mut *call.y,
-            input,
-        };
-        fast::forward(shared);
-        Ok(())
-    })
-}
-
-/// What a backward kernel binds.
-struct Backward<'a, R> {
-    act: Gates<R>,
-    saved_gates: &'a [R],
-    saved_h: &'a [R],
-    weight: &'a [R],
-    dy: &'a [R],
-    dgates: &'a mut [R],
-    dstate: &'a mut [R],
-}
-
-impl<'a, R: Real> Backward<'a, R> {
-    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
-        Ok(Self {
-            act: Gates::new(args, p)?,
-            saved_gates: args.read(1)?,
-            saved_h: args.read(2)?,
-            weight: args.read(3)?,
-            dy: args.read(4)?,
-            dgates: args.write(5)?,
-            dstate: args.write(6)?,
-        })
-    }
-
-    /// One step, with W_hh as PyTorch has it.
-    fn step(&mut self, rows: &Rows<'_>, weight: &[R]) -> Result<()> {
+    fn backward<R: Real>(
+        bound: &mut BackwardBindings<'_, R>,
+        saved_h: &[R],
+        rows: &Rows<'_>,
+        weight_hh: &[R],
+    ) -> Result<()> {
         let hidden = rows.p.hidden as usize;
-        let product = gradient_product(rows, self.dgates, weight, GRU.recurrent_blocks())?;
-        let Self {
+        let product =
+            gradient_product(rows, bound.dgates, weight_hh, Self::CELL.recurrent_blocks())?;
+        let BackwardBindings {
             act,
             saved_gates,
-            saved_h,
             dy,
             dgates,
             dstate,
-            ..
-        } = self;
+        } = bound;
         let dstate = rows.own_mut(dstate, rows.p.lane_dstate)?;
         for row in 0..rows.count() {
             let (at, to) = (rows.gates(row), rows.dgates(row));
@@ -338,58 +266,14 @@ impl<'a, R: Real> Backward<'a, R> {
         }
         Ok(())
     }
-}
 
-fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Backward::new(args, &rows.p)?;
-    call.step(&rows, call.weight)
-}
-
-fn backward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Backward::new(args, &rows.p)?;
-    let hidden = rows.p.hidden as usize;
-    let blocks = Blocks::quads_back([3, hidden, hidden]);
-    rows.lanes_of_step()?.iter().try_for_each(|rows| {
-        let packed = rows.own(call.weight, rows.p.lane_weights)?;
-        call.step(rows, &unpacked(packed, &blocks))
-    })
-}
-
-fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Backward::new(args, &rows.p)?;
-    let hidden = rows.p.hidden as usize;
-    let block = args.constant("UNITS")? as usize;
-    let blocks = Blocks::backward([3, hidden, hidden], block);
-    rows.lanes().try_for_each(|rows| {
-        let weight = unpacked(rows.own(call.weight, rows.p.lane_weights)?, &blocks);
-        let mut steps = rows.steps()?.into_iter().rev();
-        steps.try_for_each(|rows| call.step(&rows, &weight))
-    })
-}
-
-/// The same in single precision with vectors and threads.
-fn fast_backward(args: &mut Args<'_, f32>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let hidden = rows.p.hidden as usize;
-    let blocks = Blocks::backward([3, hidden, hidden], args.constant("UNITS")? as usize);
-    let call = Backward::new(args, &rows.p)?;
-    let packing = Packing::backward(3, hidden, hidden);
-    rows.lanes().try_for_each(|rows| {
-        let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
-        let weight = rows.own(call.weight, rows.p.lane_weights)?;
-        let shared = BackwardArgs {
-            steps: rows.all(&steps),
-            act: call.act,
-            weight: &fitting(&packing, weight, &blocks),
-            saved_gates: call.saved_gates,
-            dy: call.dy,
-            dgates: &mut *call.dgates,
-            dstate: rows.own_mut(&mut *call.dstate, rows.p.lane_dstate)?,
-        };
-        fast::backward(shared, call.saved_h);
+    fn fast_forward(args: ForwardArgs<'_>, (): &mut (), _: &Rows<'_>) -> Result<()> {
+        fast::forward(args);
         Ok(())
-    })
+    }
+
+    fn fast_backward(args: BackwardArgs<'_>, saved_h: &[f32], _: &Rows<'_>) -> Result<()> {
+        fast::backward(args, saved_h);
+        Ok(())
+    }
 }

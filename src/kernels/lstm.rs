@@ -4,35 +4,35 @@
 //! F. Gers et al., 2000, and the peepholes of F. Gers and J. Schmidhuber, 2000; coupled gates as
 //! in K. Greff et al., *LSTM: a search space odyssey*, 2017. Gate order i, f, g, o as in PyTorch.
 
-use super::gates::{Gates, join, stores_halves};
-use super::pack::Blocks;
+use super::gates::{Gates, join};
 use super::sample;
 use super::simd::backward::BackwardArgs;
 use super::simd::forward::ForwardArgs;
 use super::simd::lstm::{self as fast, LstmArgs, LstmBackwardArgs};
-use super::simd::pack::{Packing, fitting};
-use super::step::{self, Rows, StepParams, from_quads, gradient_product, unpacked};
+use super::step::twins::{
+    self, BackwardBindings, BackwardPlaces, ForwardBindings, ForwardPlaces, FusedStep,
+};
+use super::step::{self, Rows, StepParams, gradient_product};
 use crate::activation::limit;
-use crate::cell::{LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
+use crate::cell::{Cell, LSTM, LSTM_PEEPHOLE, LSTM_PEEPHOLE_PROJECTED, LSTM_PROJECTED};
 use crate::error::Result;
-use crate::kernel::{Args, Binding, Kernel, Twin};
+use crate::kernel::{Args, Binding, Kernel};
 use crate::kernels::gemm::{Strided, StridedMut, product};
 use crate::real::Real;
-use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/lstm.wgsl");
 const ALL_STEPS: &str = concat!(
     include_str!("../../shaders/lstm.wgsl"),
     "#import sequence\n"
 );
-pub(super) const CELLS: &[&crate::cell::Cell] = &[
+pub(super) const CELLS: &[&Cell] = &[
     &LSTM,
     &LSTM_PEEPHOLE,
     &LSTM_PROJECTED,
     &LSTM_PEEPHOLE_PROJECTED,
 ];
 /// Those whose steps are one kernel.
-pub(super) const STEPS: &[&crate::cell::Cell] = &[&LSTM, &LSTM_PEEPHOLE];
+pub(super) const STEPS: &[&Cell] = &[&LSTM, &LSTM_PEEPHOLE];
 
 const FORWARD_BINDINGS: [Binding; 8] = [
     step::MASK,
@@ -60,7 +60,7 @@ pub static FORWARD: Kernel = step::kernel(
     "lstm.forward",
     WGSL,
     &FORWARD_BINDINGS,
-    twin!(forward),
+    twins::forward::<Step>(),
     |size, rng| sample::forward(CELLS, 0, size, rng),
 );
 
@@ -69,32 +69,33 @@ pub static BACKWARD: Kernel = step::kernel(
     "lstm.backward",
     WGSL,
     &BACKWARD_BINDINGS,
-    twin!(backward),
+    twins::backward::<Step>(),
     // The last pass of the step, with a projection or without.
     |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
 );
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::packed(FORWARD_BINDINGS, 3, "weight_quads"),
-    twin!(forward_quads),
+    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_quads"),
+    twins::forward_in_quads::<Step>(),
 );
 
 /// And those back.
 pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
-    &step::packed(BACKWARD_BINDINGS, 4, "weight_quads_back"),
-    twin!(backward_quads),
+    &step::packed(
+        BACKWARD_BINDINGS,
+        Step::BACKWARD_AT.weight,
+        "weight_quads_back",
+    ),
+    twins::backward_in_quads::<Step>(),
 );
 
 /// `lstm.sequence_forward`
 pub static SEQUENCE_FORWARD: Kernel = step::kernel(
     "lstm.sequence_forward",
     ALL_STEPS,
-    &step::packed(FORWARD_BINDINGS, 3, "weight_blocks"),
-    Twin {
-        f32: fast_forward,
-        f64: sequence_forward,
-    },
+    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
+    twins::sequence_forward::<Step>(),
     |size, rng| sample::sequence_forward(STEPS, size, rng),
 );
 
@@ -102,11 +103,12 @@ pub static SEQUENCE_FORWARD: Kernel = step::kernel(
 pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
     "lstm.sequence_backward",
     ALL_STEPS,
-    &step::packed(BACKWARD_BINDINGS, 4, "weight_blocks_back"),
-    Twin {
-        f32: fast_backward,
-        f64: sequence_backward,
-    },
+    &step::packed(
+        BACKWARD_BINDINGS,
+        Step::BACKWARD_AT.weight,
+        "weight_blocks_back",
+    ),
+    twins::sequence_backward::<Step>(),
     |size, rng| sample::sequence_backward(STEPS, size, rng),
 );
 
@@ -226,60 +228,94 @@ impl<R: Real> Options<R> {
     }
 }
 
-/// What a forward kernel binds.
-struct Forward<'a, R> {
-    act: Gates<R>,
+/// The step of which all twins here are made.
+struct Step;
+
+/// What its forward kernels have beside those of every cell.
+struct ForwardOwn<'a, R> {
     options: Options<R>,
-    save: bool,
     weight_p: &'a [R],
-    gates: &'a mut [R],
-    weight: &'a [R],
-    bias_hh: &'a [R],
-    h: &'a mut [R],
     c: &'a mut [R],
-    y: &'a mut [R],
 }
 
-impl<'a, R: Real> Forward<'a, R> {
-    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
-        Ok(Self {
-            act: Gates::new(args, p)?,
+/// What its backward kernels have.
+#[derive(Clone, Copy)]
+struct BackwardOwn<'a, R> {
+    options: Options<R>,
+    weight_p: &'a [R],
+    saved_c: &'a [R],
+}
+
+impl FusedStep for Step {
+    const CELL: &'static Cell = &LSTM;
+    const FORWARD_AT: ForwardPlaces = ForwardPlaces {
+        gates: 2,
+        weight: 3,
+        bias_hh: 4,
+        h: 5,
+        y: 7,
+    };
+    const BACKWARD_AT: BackwardPlaces = BackwardPlaces {
+        saved_gates: 2,
+        weight: 4,
+        dy: 5,
+        dgates: 6,
+        dstate: 7,
+    };
+    type ForwardOwn<'a, R: Real> = ForwardOwn<'a, R>;
+    type BackwardOwn<'a, R: Real> = BackwardOwn<'a, R>;
+
+    fn bind_forward<'a, R: Real>(
+        args: &mut Args<'a, R>,
+        p: &StepParams,
+    ) -> Result<ForwardOwn<'a, R>> {
+        Ok(ForwardOwn {
             options: Options::new(args, p)?,
-            save: args.constant("SAVE")? != 0,
             weight_p: args.read(1)?,
-            gates: args.write(2)?,
-            weight: args.read(3)?,
-            bias_hh: args.read(4)?,
-            h: args.write(5)?,
             c: args.write(6)?,
-            y: args.write(7)?,
         })
     }
 
-    /// One step, with W_hh transposed.
-    fn step(&mut self, rows: &Rows<'_>, weight_hh_t: &[R]) -> Result<()> {
+    fn bind_backward<'a, R: Real>(
+        args: &mut Args<'a, R>,
+        p: &StepParams,
+    ) -> Result<BackwardOwn<'a, R>> {
+        Ok(BackwardOwn {
+            options: Options::new(args, p)?,
+            weight_p: args.read(1)?,
+            saved_c: args.read(3)?,
+        })
+    }
+
+    fn forward<R: Real>(
+        bound: &mut ForwardBindings<'_, R>,
+        own: &mut ForwardOwn<'_, R>,
+        rows: &Rows<'_>,
+        weight_hh_t: &[R],
+    ) -> Result<()> {
         let hidden = rows.p.hidden as usize;
         let products = step::Forward {
-            gates: self.gates,
+            gates: bound.gates,
             weight_hh_t,
-            operand: self.h,
+            operand: bound.h,
             size: rows.p.output as usize,
             of_gates: 4,
             wanted: 0..4,
         }
         .products(rows, |n| rows.h_before(n))?;
-        let Self {
+        let ForwardBindings {
             act,
-            options,
             save,
-            weight_p,
             gates,
             bias_hh,
             h,
-            c,
             y,
-            ..
-        } = self;
+        } = bound;
+        let ForwardOwn {
+            options,
+            weight_p,
+            c,
+        } = own;
         let save = *save;
         let bias_hh = rows.own(bias_hh, rows.p.lane_bias)?;
         let weight_p = rows.own(weight_p, rows.p.lane_diagonal)?;
@@ -331,124 +367,32 @@ impl<'a, R: Real> Forward<'a, R> {
         }
         Ok(())
     }
-}
 
-fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Forward::new(args, &rows.p)?;
-    call.step(&rows, call.weight)
-}
-
-fn forward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Forward::new(args, &rows.p)?;
-    rows.lanes_of_step()?.iter().try_for_each(|rows| {
-        let packed = rows.own(call.weight, rows.p.lane_weights)?;
-        call.step(rows, &from_quads(packed, 4, rows))
-    })
-}
-
-fn sequence_forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Forward::new(args, &rows.p)?;
-    let hidden = rows.p.hidden as usize;
-    let block = args.constant("UNITS")? as usize;
-    let blocks = Blocks::forward([4, hidden, rows.terms()], block);
-    rows.lanes().try_for_each(|rows| {
-        let weight = unpacked(rows.own(call.weight, rows.p.lane_weights)?, &blocks);
-        if rows.stream() {
-            return call.step(&rows, &weight);
-        }
-        let mut steps = rows.steps()?.into_iter();
-        steps.try_for_each(|rows| call.step(&rows, &weight))
-    })
-}
-
-/// The same in single precision with vectors and threads.
-fn fast_forward(args: &mut Args<'_, f32>) -> Result<()> {
-    if stores_halves(args) {
-        return sequence_forward(args);
-    }
-    let rows = Rows::new(args)?;
-    let (hidden, terms) = (rows.p.hidden as usize, rows.terms());
-    let blocks = Blocks::forward([4, hidden, terms], args.constant("UNITS")? as usize);
-    let call = Forward::new(args, &rows.p)?;
-    let packing = Packing::forward(4, hidden, terms);
-    let mut sums = Vec::new();
-    rows.lanes().try_for_each(|rows| {
-        let steps = rows.all_params(4)?;
-        let (gates, input) = rows.gates_and_input(&mut *call.gates, 4, &mut sums);
-        let weight = rows.own(call.weight, rows.p.lane_weights)?;
-        let shared = ForwardArgs {
-            steps: rows.all(&steps),
-            save: call.save,
-            act: call.act,
-            weight: &fitting(&packing, weight, &blocks),
-            bias_hh: rows.own(call.bias_hh, rows.p.lane_bias)?,
-            gates,
-            h: &mut *call.h,
-            y: &mut *call.y,
-            input,
-        };
-        fast::forward(
-            shared,
-            LstmArgs {
-                options: call.options,
-                weight_p: rows.own(call.weight_p, rows.p.lane_diagonal)?,
-                c: &mut *call.c,
-            },
-        );
-        Ok(())
-    })
-}
-
-/// What a backward kernel binds.
-struct Backward<'a, R> {
-    act: Gates<R>,
-    options: Options<R>,
-    weight_p: &'a [R],
-    saved_gates: &'a [R],
-    saved_c: &'a [R],
-    weight: &'a [R],
-    dy: &'a [R],
-    dgates: &'a mut [R],
-    dstate: &'a mut [R],
-}
-
-impl<'a, R: Real> Backward<'a, R> {
-    fn new(args: &mut Args<'a, R>, p: &StepParams) -> Result<Self> {
-        Ok(Self {
-            act: Gates::new(args, p)?,
-            options: Options::new(args, p)?,
-            weight_p: args.read(1)?,
-            saved_gates: args.read(2)?,
-            saved_c: args.read(3)?,
-            weight: args.read(4)?,
-            dy: args.read(5)?,
-            dgates: args.write(6)?,
-            dstate: args.write(7)?,
-        })
-    }
-
-    /// One step, with W_hh (or W_hr) as PyTorch has it.
-    fn step(&mut self, rows: &Rows<'_>, weight: &[R]) -> Result<()> {
+    /// With a projection `weight_hh` is W_hr.
+    fn backward<R: Real>(
+        bound: &mut BackwardBindings<'_, R>,
+        own: BackwardOwn<'_, R>,
+        rows: &Rows<'_>,
+        weight_hh: &[R],
+    ) -> Result<()> {
         let hidden = rows.p.hidden as usize;
-        let product = if self.options.projected {
-            projected_product(&rows.p, self.dy, weight)?
+        let product = if own.options.projected {
+            projected_product(&rows.p, bound.dy, weight_hh)?
         } else {
-            gradient_product(rows, self.dgates, weight, LSTM.recurrent_blocks())?
+            gradient_product(rows, bound.dgates, weight_hh, Self::CELL.recurrent_blocks())?
         };
-        let Self {
+        let BackwardBindings {
             act,
-            options,
-            weight_p,
             saved_gates,
-            saved_c,
             dy,
             dgates,
             dstate,
-            ..
-        } = self;
+        } = bound;
+        let BackwardOwn {
+            options,
+            weight_p,
+            saved_c,
+        } = own;
         let weight_p = rows.own(weight_p, rows.p.lane_diagonal)?;
         let dstate = rows.own_mut(dstate, rows.p.lane_dstate)?;
         let (dh_state, dc_state) = dstate.split_at_mut(rows.p.dc_start as usize);
@@ -492,67 +436,34 @@ impl<'a, R: Real> Backward<'a, R> {
         }
         Ok(())
     }
-}
 
-fn backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Backward::new(args, &rows.p)?;
-    call.step(&rows, call.weight)
-}
-
-fn backward_quads<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Backward::new(args, &rows.p)?;
-    let hidden = rows.p.hidden as usize;
-    let blocks = Blocks::quads_back([4, hidden, hidden]);
-    rows.lanes_of_step()?.iter().try_for_each(|rows| {
-        let packed = rows.own(call.weight, rows.p.lane_weights)?;
-        call.step(rows, &unpacked(packed, &blocks))
-    })
-}
-
-fn sequence_backward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let mut call = Backward::new(args, &rows.p)?;
-    let hidden = rows.p.hidden as usize;
-    let block = args.constant("UNITS")? as usize;
-    let blocks = Blocks::backward([4, hidden, hidden], block);
-    rows.lanes().try_for_each(|rows| {
-        let weight = unpacked(rows.own(call.weight, rows.p.lane_weights)?, &blocks);
-        let mut steps = rows.steps()?.into_iter().rev();
-        steps.try_for_each(|rows| call.step(&rows, &weight))
-    })
-}
-
-/// The same in single precision with vectors and threads.
-fn fast_backward(args: &mut Args<'_, f32>) -> Result<()> {
-    let rows = Rows::new(args)?;
-    let hidden = rows.p.hidden as usize;
-    let blocks = Blocks::backward([4, hidden, hidden], args.constant("UNITS")? as usize);
-    let call = Backward::new(args, &rows.p)?;
-    let packing = Packing::backward(4, hidden, hidden);
-    rows.lanes().try_for_each(|rows| {
-        let steps: Vec<StepParams> = rows.steps()?.iter().rev().map(|rows| rows.p).collect();
-        let weight = rows.own(call.weight, rows.p.lane_weights)?;
-        let shared = BackwardArgs {
-            steps: rows.all(&steps),
-            act: call.act,
-            weight: &fitting(&packing, weight, &blocks),
-            saved_gates: call.saved_gates,
-            dy: call.dy,
-            dgates: &mut *call.dgates,
-            dstate: rows.own_mut(&mut *call.dstate, rows.p.lane_dstate)?,
+    fn fast_forward(
+        args: ForwardArgs<'_>,
+        own: &mut ForwardOwn<'_, f32>,
+        rows: &Rows<'_>,
+    ) -> Result<()> {
+        let lstm = LstmArgs {
+            options: own.options,
+            weight_p: rows.own(own.weight_p, rows.p.lane_diagonal)?,
+            c: own.c,
         };
-        fast::backward(
-            shared,
-            LstmBackwardArgs {
-                options: call.options,
-                weight_p: rows.own(call.weight_p, rows.p.lane_diagonal)?,
-                saved_c: call.saved_c,
-            },
-        );
+        fast::forward(args, lstm);
         Ok(())
-    })
+    }
+
+    fn fast_backward(
+        args: BackwardArgs<'_>,
+        own: BackwardOwn<'_, f32>,
+        rows: &Rows<'_>,
+    ) -> Result<()> {
+        let lstm = LstmBackwardArgs {
+            options: own.options,
+            weight_p: rows.own(own.weight_p, rows.p.lane_diagonal)?,
+            saved_c: own.saved_c,
+        };
+        fast::backward(args, lstm);
+        Ok(())
+    }
 }
 
 /// The gradient of the projection's input, dy W_hr: `[N, H]`.

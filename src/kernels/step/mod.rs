@@ -1,5 +1,5 @@
-//! What the step kernels of all cells share: parameters, where rows stand, and the products in
-//! their twins. `shaders/shared/step.wgsl` is the same for the shaders.
+//! What the step kernels of all cells share: parameters, where rows stand, the products in
+//! their twins, and for GRU, LSTM and RNN whole twins. `shaders/shared/step.wgsl` is the same for the shaders.
 //!
 //! A kernel of a cell's own needs, on both sides, what this module and [`super::gates`] make public:
 //! a descriptor from [`kernel`], [`Rows`] to find the places of a sequence, and the two products,
@@ -8,10 +8,11 @@
 mod params;
 mod products;
 mod rows;
+pub(crate) mod twins;
 
 pub use params::{Moment, StepParams};
+pub(crate) use products::unpacked;
 pub use products::{Forward, Products, gradient_product};
-pub(crate) use products::{from_quads, unpacked};
 pub use rows::{HandOn, Rows, StateGradient};
 
 use crate::error::{Error, Result};
