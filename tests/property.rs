@@ -170,7 +170,7 @@ fn counted(config: &Config, sequence: &Sequence) -> Vec<bool> {
 
 /// With a burn-in the gradient is not that of the loss as a function of the weights, since the state
 /// that the first steps leave counts as given. What the steps after it leave must agree with a layer
-/// that starts there; `tests/options.rs` compares the two.
+/// that starts there; `tests/options/truncation.rs` compares the two.
 fn has_differences(config: &Config) -> bool {
     config.call.burn_in == 0
 }
