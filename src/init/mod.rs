@@ -28,7 +28,7 @@ mod scheme;
 
 use crate::error::{Error, Result};
 use crate::host::zeroed;
-use crate::interop::safetensors::elements;
+use crate::interop::archive::elements;
 use crate::rng::Rng;
 
 pub use scheme::Scheme;

@@ -1,6 +1,7 @@
 //! What others write or read: safetensors archives, reference cases, whole-file writes, and weights in
 //! the layouts of other systems.
 
+pub(crate) mod archive;
 pub mod atomic;
 pub mod case;
 pub mod safetensors;

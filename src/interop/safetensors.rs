@@ -15,6 +15,8 @@ use std::path::Path;
 
 use ::safetensors::{Dtype, SafeTensors};
 
+use super::archive::elements;
+pub use super::archive::{Archive, Array, Data};
 use super::atomic::{self, Pending};
 use crate::error::{Error, Result};
 
@@ -24,152 +26,6 @@ const METADATA: &str = "__metadata__";
 const MAX_HEADER: usize = 100_000_000;
 /// Elements converted to bytes at a time.
 const BLOCK: usize = 8192;
-
-/// What a safetensors file holds: arrays and strings, both by name.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Archive {
-    /// The arrays.
-    pub tensors: BTreeMap<String, Array>,
-    /// The strings stored beside them; empty if the file has none.
-    pub metadata: BTreeMap<String, String>,
-}
-
-impl Archive {
-    /// The arrays whose names begin with `prefix`, without it: what belongs to one module of a model. In
-    /// the state dict of a PyTorch module with an attribute `rnn`, the prefix of that layer is `rnn.`.
-    #[must_use]
-    pub fn under(&self, prefix: &str) -> Self {
-        let of_module = |(name, array): (&String, &Array)| {
-            let rest = name.strip_prefix(prefix)?;
-            Some((rest.to_owned(), array.clone()))
-        };
-        let tensors: BTreeMap<_, _> = self.tensors.iter().filter_map(of_module).collect();
-        tensors.into()
-    }
-}
-
-impl From<BTreeMap<String, Array>> for Archive {
-    /// Without metadata.
-    fn from(tensors: BTreeMap<String, Array>) -> Self {
-        let metadata = BTreeMap::new();
-        Self { tensors, metadata }
-    }
-}
-
-/// An array of any rank in row-major order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Array {
-    /// The size of each dimension; empty for a single number.
-    pub shape: Vec<usize>,
-    /// The elements, as many as the product of `shape`.
-    pub data: Data,
-}
-
-/// The elements of an [`Array`], in the type they have in the file.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Data {
-    /// 32-bit floats.
-    F32(Vec<f32>),
-    /// 64-bit floats.
-    F64(Vec<f64>),
-    /// Signed 64-bit integers.
-    I64(Vec<i64>),
-    /// Unsigned 32-bit integers.
-    U32(Vec<u32>),
-    /// Bytes.
-    U8(Vec<u8>),
-}
-
-impl Data {
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::F64(values) => values.len(),
-            Self::I64(values) => values.len(),
-            Self::U32(values) => values.len(),
-            Self::U8(values) => values.len(),
-        }
-    }
-
-    /// Whether there is no element.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The element type's name in the format: `F32`, `F64`, `I64`, `U32` or `U8`.
-    pub fn dtype(&self) -> &'static str {
-        match self {
-            Self::F32(_) => "F32",
-            Self::F64(_) => "F64",
-            Self::I64(_) => "I64",
-            Self::U32(_) => "U32",
-            Self::U8(_) => "U8",
-        }
-    }
-
-    /// Bytes per element.
-    fn width(&self) -> usize {
-        match self {
-            Self::F64(_) | Self::I64(_) => 8,
-            Self::F32(_) | Self::U32(_) => 4,
-            Self::U8(_) => 1,
-        }
-    }
-}
-
-impl Array {
-    /// The elements as `f64`; exact but for integers beyond 2^53.
-    pub fn to_f64(&self) -> Vec<f64> {
-        match &self.data {
-            Data::F32(values) => values.iter().map(|&v| f64::from(v)).collect(),
-            Data::F64(values) => values.clone(),
-            Data::I64(values) => values.iter().map(|&v| v as f64).collect(),
-            Data::U32(values) => values.iter().map(|&v| f64::from(v)).collect(),
-            Data::U8(values) => values.iter().map(|&v| f64::from(v)).collect(),
-        }
-    }
-
-    /// The elements if they are 32-bit floats.
-    pub fn as_f32(&self) -> Option<&[f32]> {
-        match &self.data {
-            Data::F32(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    /// The elements if they are 64-bit floats.
-    pub fn as_f64(&self) -> Option<&[f64]> {
-        match &self.data {
-            Data::F64(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    /// The elements if they are signed 64-bit integers.
-    pub fn as_i64(&self) -> Option<&[i64]> {
-        match &self.data {
-            Data::I64(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    /// The elements if they are unsigned 32-bit integers.
-    pub fn as_u32(&self) -> Option<&[u32]> {
-        match &self.data {
-            Data::U32(values) => Some(values),
-            _ => None,
-        }
-    }
-
-    /// The elements if they are bytes.
-    pub fn as_u8(&self) -> Option<&[u8]> {
-        match &self.data {
-            Data::U8(values) => Some(values),
-            _ => None,
-        }
-    }
-}
 
 /// Reads the archive at `path`.
 ///
@@ -282,13 +138,6 @@ fn oversized(bytes: &[u8]) -> Option<usize> {
         }
     }
     None
-}
-
-/// The product of the sizes, if a `usize` can say it.
-pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
-    shape
-        .iter()
-        .try_fold(1_usize, |n, &size| n.checked_mul(size))
 }
 
 fn read_le<T, const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
@@ -527,28 +376,6 @@ mod tests {
         let archive = parse(&bytes).unwrap();
         assert_eq!(archive.tensors["w"].as_f32(), Some(&[1.0, 2.0][..]));
         assert!(archive.metadata.is_empty());
-    }
-
-    #[test]
-    fn accessors_give_their_own_type_only() {
-        let tensors = sample().tensors;
-        assert_eq!(tensors["i64"].as_i64(), Some(&[i64::MIN, 7][..]));
-        assert_eq!(tensors["u32"].as_u32(), Some(&[u32::MAX][..]));
-        assert_eq!(tensors["u8"].as_u8(), Some(&[0, 1, 255][..]));
-        assert!(tensors["f64"].as_f64().is_some());
-        for (name, array) in &tensors {
-            let given = [
-                array.as_f32().is_some(),
-                array.as_f64().is_some(),
-                array.as_i64().is_some(),
-                array.as_u32().is_some(),
-                array.as_u8().is_some(),
-            ];
-            assert_eq!(given.iter().filter(|&&given| given).count(), 1, "{name}");
-            assert_eq!(array.to_f64().len(), array.data.len());
-        }
-        assert_eq!(tensors["u8"].to_f64(), [0.0, 1.0, 255.0]);
-        assert_eq!(tensors["i64"].to_f64()[1], 7.0);
     }
 
     #[test]

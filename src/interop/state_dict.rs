@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::safetensors::{Array, Data, elements};
+use super::archive::{Array, Data, elements};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Weights;
 use crate::error::{Error, Result};
-use crate::interop::safetensors::{Array, Data, elements};
+use crate::interop::archive::{Array, Data, elements};
 use crate::plan::sequence::LayerSpec;
 
 /// The elements of an array that must be there, with this shape.

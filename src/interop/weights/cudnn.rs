@@ -25,7 +25,7 @@ use super::arrays::{array, no_surplus, required};
 use super::{Weights, check};
 use crate::cell::{self, Cell};
 use crate::error::{Error, Result};
-use crate::interop::safetensors::elements;
+use crate::interop::archive::elements;
 use crate::plan::sequence::LayerSpec;
 
 /// The cells that cuDNN has; its GRU applies the reset gate after the product.

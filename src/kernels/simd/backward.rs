@@ -8,8 +8,9 @@ use pulp::Simd;
 use super::apart::Touched;
 use super::forward::run;
 use super::pack::LANES;
-use super::run::{Steps, Tile, Units};
+use super::run::Steps;
 use super::shared::{Shared, prefetch_soon};
+use super::tile::{Tile, Units};
 use crate::kernels::gates::Gates;
 use crate::kernels::step::{Rows, StateGradient, StepParams};
 

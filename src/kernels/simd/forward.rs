@@ -6,8 +6,9 @@ use pulp::Simd;
 
 use super::apart::{RowRun, Touched};
 use super::pack::LANES;
-use super::run::{Steps, Units};
+use super::run::Steps;
 use super::shared::Shared;
+use super::tile::Units;
 use crate::kernels::gates::Gates;
 use crate::kernels::step::{HandOn, Rows, StepParams};
 

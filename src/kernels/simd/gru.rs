@@ -11,8 +11,9 @@ use super::math::{
     Decay, sigmoid, sigmoid_decay, sigmoid_slope, tanh, tanh_decay, tanh_slope, two_values, value,
 };
 use super::pack::Packing;
-use super::run::{BUFFERS, Cell, Job, Manner, Tile, Units};
+use super::run::{Job, Manner};
 use super::split::Split;
+use super::tile::{BUFFERS, Cell, Tile, Units};
 use crate::activation::Function;
 use crate::kernels::gru::{Kept, unit_backward, unit_forward};
 use crate::kernels::step::Rows;

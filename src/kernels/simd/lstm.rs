@@ -11,9 +11,10 @@ use super::math::{
     Decay, sigmoid, sigmoid_decay, sigmoid_slope, tanh, tanh_decay, tanh_slope, two_values, value,
 };
 use super::pack::{LANES, Packing};
-use super::run::{BUFFERS, Cell, Job, Manner, Tile, Units};
+use super::run::{Job, Manner};
 use super::shared::{Shared, prefetch_soon};
 use super::split::Split;
+use super::tile::{BUFFERS, Cell, Tile, Units};
 use crate::activation::Function;
 use crate::kernels::lstm::{Kept, Options, peepholes};
 use crate::kernels::step::Rows;

@@ -18,6 +18,7 @@ pub(crate) mod run;
 pub(crate) mod shared;
 pub(crate) mod split;
 pub(crate) mod team;
+mod tile;
 
 #[cfg(test)]
 mod tests;
