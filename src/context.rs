@@ -13,6 +13,7 @@ pub(crate) use crate::backend::gpu::Gpu;
 #[derive(Clone, Debug)]
 pub struct Context {
     device: Arc<Device>,
+    kind: Option<DeviceKind>,
     force: Force,
     dispatch_steps: usize,
 }
@@ -60,6 +61,7 @@ impl Context {
     pub(crate) fn new(device: Device) -> Self {
         Self {
             device: Arc::new(device),
+            kind: None,
             force: Force::default(),
             dispatch_steps: DISPATCH_STEPS,
         }
@@ -133,12 +135,22 @@ impl Context {
         })
     }
 
-    /// A one-line name: the adapter and its backend, or the CPU and its precision.
+    /// A one-line name: the adapter and its backend, or the CPU and its precision, and whose rules plans
+    /// for it follow where those are another kind's.
     pub fn name(&self) -> String {
-        match self.device() {
+        let name = match self.device() {
             Device::Cpu(dtype) => format!("CPU {dtype}"),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.name(),
+        };
+        name + &self.rules()
+    }
+
+    /// What follows its name where plans are made by the rules for another kind of device.
+    fn rules(&self) -> String {
+        match self.kind {
+            Some(kind) if kind != self.own_target().kind => format!(", planned for {kind}"),
+            _ => String::new(),
         }
     }
 
@@ -151,7 +163,7 @@ impl Context {
                 format!("{}, {arch}, {threads} threads", self.name())
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => gpu.identity(),
+            Device::Gpu(gpu) => gpu.identity() + &self.rules(),
         }
     }
 
@@ -195,6 +207,26 @@ impl Context {
         }
     }
 
+    /// The same device, for which plans are made by the rules for a device of this kind: a software
+    /// adapter, or the CPU, runs what a hardware GPU of its limits and features would run.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for the CPU's rules on an adapter, whose limits they do not ask for.
+    pub fn planning_for(&self, kind: DeviceKind) -> Result<Self> {
+        if self.is_gpu() && kind == DeviceKind::Cpu {
+            return Err(Error::value(
+                "Context::planning_for",
+                "kind",
+                "software or gpu, for an adapter",
+                kind,
+            ));
+        }
+        Ok(Self {
+            kind: Some(kind),
+            ..self.clone()
+        })
+    }
+
     /// The same device, for which plans are made with at most so many steps of a layer in one dispatch:
     /// fewer where a host's frames must not wait for long, or a driver has a short time-out.
     #[must_use]
@@ -207,15 +239,21 @@ impl Context {
 
     /// What plans for this device are made for.
     pub fn target(&self) -> Target {
-        let target = match self.device() {
+        let own = self.own_target();
+        Target {
+            kind: self.kind.unwrap_or(own.kind),
+            force: self.force,
+            dispatch_steps: self.dispatch_steps,
+            ..own
+        }
+    }
+
+    /// What plans are made for without the caller's choices.
+    fn own_target(&self) -> Target {
+        match self.device() {
             Device::Cpu(_) => Target::portable(DeviceKind::Cpu),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => gpu.target(),
-        };
-        Target {
-            force: self.force,
-            dispatch_steps: self.dispatch_steps,
-            ..target
         }
     }
 

@@ -319,6 +319,20 @@ fn adapters_that_do_not_exist() {
     run(&["check", "--backend", "cpu", "--adapter", "any"], 2);
 }
 
+#[test]
+fn the_rules_for_another_device() {
+    let case = data("gru_basic");
+    let check = |args: &[&str]| {
+        let out = run(&[&["check", case.as_str()], args].concat(), 0);
+        text(&out.stdout)
+    };
+    let out = check(&["--backend", "cpu", "--rules", "gpu"]);
+    assert!(out.contains("] CPU f32, planned for gpu\n"), "{out}");
+    let out = check(&["--backend", "cpu", "--rules", "cpu"]);
+    assert!(out.contains("] CPU f32\n"), "{out}");
+    run(&["check", &case, "--rules", "none"], 2);
+}
+
 /// The library is built without OpenGL, so asking wgpu for that alone hides every adapter.
 fn without_adapters(args: &[&str]) -> Command {
     let mut command = wgrnn(args);

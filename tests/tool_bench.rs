@@ -313,6 +313,20 @@ fn a_forced_strategy() {
 }
 
 #[test]
+fn the_rules_for_another_device() {
+    let folder = Folder::new();
+    let only = ["--only", "gru", "--json", "out.json"];
+    let args = ["--backend", "cpu", "--rules", "gpu"];
+    folder.bench(&[&only[..], &args].concat(), 0);
+    let report = folder.json("out.json");
+    assert_eq!(report["device"], "CPU f32, planned for gpu");
+    if let Some(adapter) = software() {
+        let args = ["--adapter", adapter, "--rules", "cpu"];
+        folder.refused(&[&only[..], &args].concat());
+    }
+}
+
+#[test]
 fn what_is_fastest_is_measured_and_kept() {
     let folder = Folder::new();
     let args = ["--backend", "cpu", "--only", "gru", "--json", "out.json"];

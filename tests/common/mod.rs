@@ -4,9 +4,9 @@
 pub(crate) mod config;
 pub(crate) mod results;
 
-#[cfg(feature = "gpu")]
-use wgrnn::wgpu;
 use wgrnn::{Context, Error, Result};
+#[cfg(feature = "gpu")]
+use wgrnn::{plan::DeviceKind, wgpu};
 
 /// None, since this build has no GPU backend.
 #[cfg(not(feature = "gpu"))]
@@ -16,8 +16,8 @@ pub(crate) fn adapters() -> Vec<Context> {
     Vec::new()
 }
 
-/// Every adapter of this machine, opened. Where there is none, the test says so, and fails if
-/// `WGRNN_REQUIRE_GPU=1`.
+/// Every adapter of this machine, opened; with `WGRNN_RULES=gpu` all are planned for as hardware is. Where there is none,
+/// the test says so, and fails if `WGRNN_REQUIRE_GPU=1`.
 #[cfg(feature = "gpu")]
 pub(crate) fn adapters() -> Vec<Context> {
     let found: Vec<Context> = pollster::block_on(async {
@@ -25,7 +25,7 @@ pub(crate) fn adapters() -> Vec<Context> {
         for adapter in Context::adapters().await {
             let name = adapter.get_info().name;
             match Context::from_adapter(&adapter).await {
-                Ok(context) => contexts.push(context),
+                Ok(context) => contexts.push(under_rules(context)),
                 Err(e) => panic!("adapter {name} does not open: {e}"),
             }
         }
@@ -40,6 +40,17 @@ pub(crate) fn adapters() -> Vec<Context> {
         eprintln!("{test}: no adapter on this machine, so nothing ran on a GPU");
     }
     found
+}
+
+/// The context with plans by the rules that `WGRNN_RULES` names, if it does.
+#[cfg(feature = "gpu")]
+fn under_rules(context: Context) -> Context {
+    let Ok(name) = std::env::var("WGRNN_RULES") else {
+        return context;
+    };
+    let kind = DeviceKind::ALL.into_iter().find(|kind| kind.name() == name);
+    let kind = kind.unwrap_or_else(|| panic!("WGRNN_RULES: no kind of device is called {name}"));
+    context.planning_for(kind).unwrap()
 }
 
 /// A device of every adapter with the limits that every WebGPU device has, and no feature.

@@ -13,6 +13,8 @@ use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Dtype, Error, Layer, Result, Sequence, Size, Tensor, kernels::ALL};
 
+use crate::choices::Rules;
+
 /// Compares every kernel with its twin in double precision, or layers with solved cases.
 ///
 /// Exit status 0: all that was asked for ran and passed; 1: something failed; 2: an error; 3: nothing
@@ -31,6 +33,8 @@ pub(crate) struct Args {
     /// Of the GPU adapters only the first whose name or backend contains this
     #[arg(long, value_name = "NAME")]
     adapter: Option<String>,
+    #[command(flatten)]
+    rules: Rules,
     /// Where to write the results, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -54,7 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let cases: Result<Vec<Case>> = paths.iter().map(|p| case::load(p)).collect();
         Some(cases?)
     };
-    let contexts = contexts(args, cases.is_some())?;
+    let contexts = contexts(args, cases.is_some())?.into_iter();
+    let contexts: Vec<_> = contexts.map(|c| args.rules.of(c)).collect::<Result<_>>()?;
     for (i, context) in contexts.iter().enumerate() {
         println!("[{}] {}", i + 1, context.name());
     }

@@ -1,9 +1,29 @@
-//! The options that overrule the planner's rules.
+//! The options that overrule the planner's rules, or choose whose they are.
 
 use clap::builder::PossibleValuesParser;
 use wgrnn::kernels::gemm::Form;
-use wgrnn::plan::Force;
 use wgrnn::plan::sequence::{Levels, StepForm, Strategy};
+use wgrnn::plan::{DeviceKind, Force};
+use wgrnn::{Context, Result};
+
+/// The rules for another kind of device than the one that runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rules {
+    /// Plan by the rules for this kind of device: a software adapter runs what a hardware GPU would
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(DeviceKind::ALL.map(DeviceKind::name)))]
+    rules: Option<String>,
+}
+
+impl Rules {
+    /// The device with plans by these rules, or its own.
+    pub(crate) fn of(&self, context: Context) -> Result<Context> {
+        let named = |kind: &DeviceKind| Some(kind.name()) == self.rules.as_deref();
+        match DeviceKind::ALL.into_iter().find(named) {
+            Some(kind) => context.planning_for(kind),
+            None => Ok(context),
+        }
+    }
+}
 
 /// What is chosen wherever it can be, whatever the rules say.
 #[derive(Debug, clap::Args)]

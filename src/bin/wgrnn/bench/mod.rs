@@ -21,7 +21,7 @@ use wgrnn::interop::atomic::check_writable;
 use wgrnn::tune::Tuning;
 use wgrnn::{Context, Error, Precision, Result};
 
-use crate::choices::Choices;
+use crate::choices::{Choices, Rules};
 use crate::floor::{Bandwidth, Peaks};
 use measure::Limits;
 use report::{Report, Row, Status, rounded};
@@ -60,6 +60,8 @@ pub(crate) struct Args {
     /// How the activations of every step are stored; streams store none
     #[arg(long, value_name = "NAME", default_value = "f32", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)))]
     activations: String,
+    #[command(flatten)]
+    rules: Rules,
     #[command(flatten)]
     choices: Choices,
     /// Measure for each shape what is fastest, and keep that in this file for the next time
@@ -111,7 +113,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         check_writable(path)?;
     }
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
-    let context = context(args)?.forcing(args.choices.force());
+    let context = args.rules.of(context(args)?)?;
+    let context = context.forcing(args.choices.force());
     println!("{}", context.name());
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),

@@ -1,0 +1,124 @@
+//! Plans by the rules for another kind of device: what hardware would run, where there is none.
+
+mod common;
+
+use common::refusal;
+use common::results::{assert_all_close, everywhere, fill_inputs, results, write_inputs};
+use wgrnn::cell;
+use wgrnn::plan::{DeviceKind, Target};
+use wgrnn::tune::Tuning;
+use wgrnn::{Call, Context, Error, Layer, LayerSpec, Result, Sequence, Size};
+
+/// Each kind of device that this one can be planned for, with its plans.
+fn planned(context: &Context) -> Result<Vec<(DeviceKind, Context)>> {
+    let kinds = DeviceKind::ALL.into_iter();
+    let kinds = kinds.filter(|kind| !context.is_gpu() || *kind != DeviceKind::Cpu);
+    kinds
+        .map(|kind| Ok((kind, context.planning_for(kind)?)))
+        .collect()
+}
+
+/// Layers and calls for which the rules of the kinds differ: tiny ones, few sequences, many.
+fn calls() -> Vec<(LayerSpec, Call)> {
+    let training = |steps, batch| Call::training(Size { steps, batch });
+    let two = |cell, input, hidden| LayerSpec {
+        num_layers: 2,
+        ..LayerSpec::new(cell, input, hidden)
+    };
+    vec![
+        (LayerSpec::new(&cell::LSTM, 3, 8), training(6, 2)),
+        (two(&cell::LSTM, 5, 150), training(4, 3)),
+        (two(&cell::GRU, 7, 90), training(4, 20)),
+        (LayerSpec::new(&cell::GRU_BEFORE, 6, 33), training(4, 9)),
+        (LayerSpec::new(&cell::RNN_TANH, 6, 300), training(3, 12)),
+        (
+            LayerSpec::new(&cell::LSTM_PROJECTED, 6, 40),
+            training(4, 10),
+        ),
+    ]
+}
+
+#[test]
+fn the_same_results() -> Result<()> {
+    for (spec, call) in calls() {
+        let oracle = Layer::new(&Context::cpu_f64(), spec, 1)?.sequence(&call)?;
+        let inputs = fill_inputs(&oracle, 2)?;
+        let want = results(&oracle)?;
+        for context in everywhere() {
+            for (_, context) in planned(&context)? {
+                let sequence = Layer::new(&context, spec, 1)?.sequence(&call)?;
+                write_inputs(&sequence, &inputs)?;
+                let what = format!("{} {:?}", spec.cell.name, call.mode);
+                assert_all_close(&context, &what, &results(&sequence)?, &want, 400);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The plan is that for a device of the kind with the limits and features of this one.
+#[test]
+fn the_plans_of_that_kind() -> Result<()> {
+    for context in everywhere() {
+        let mut different = 0;
+        for (spec, call) in calls() {
+            let mut chosen = Vec::new();
+            for (kind, planned) in planned(&context)? {
+                let target = Target {
+                    kind,
+                    ..context.target()
+                };
+                assert_eq!(planned.target(), target);
+                let sequence = Layer::new(&planned, spec, 1)?.sequence(&call)?;
+                let plan = sequence.program().plan();
+                let kernels: Vec<_> = plan.steps().iter().map(|s| s.kernel.name).collect();
+                let want = Sequence::plan(&spec, &call, &target)?;
+                let of_kind: Vec<_> = want.steps().iter().map(|s| s.kernel.name).collect();
+                assert_eq!(kernels, of_kind, "{}", planned.name());
+                chosen.push(kernels);
+            }
+            different += usize::from(chosen.iter().any(|c| *c != chosen[0]));
+        }
+        assert!(different >= 4, "{}: {different}", context.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_name_says_so() -> Result<()> {
+    for context in [Context::cpu(), Context::cpu_f64()] {
+        let own = context.planning_for(DeviceKind::Cpu)?;
+        assert_eq!(own.name(), context.name());
+        let other = context.planning_for(DeviceKind::Gpu)?;
+        assert_eq!(other.name(), format!("{}, planned for gpu", context.name()));
+        assert!(other.same(&context));
+        assert_eq!(other.forcing(Default::default()).name(), other.name());
+    }
+    Ok(())
+}
+
+/// What was measured by other rules is not what a device runs by its own.
+#[test]
+fn tuned_apart() -> Result<()> {
+    let (spec, call) = calls().remove(0);
+    let mut tuning = Tuning::new();
+    let context = Context::cpu();
+    for kind in DeviceKind::ALL {
+        tuning.context(&context.planning_for(kind)?, &spec, &call)?;
+    }
+    tuning.context(&context, &spec, &call)?;
+    assert_eq!(tuning.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn the_rules_for_the_cpu_are_not_for_adapters() {
+    for context in common::adapters() {
+        match refusal(context.planning_for(DeviceKind::Cpu)) {
+            Error::Value { op, arg, .. } => {
+                assert_eq!((op, arg.as_str()), ("Context::planning_for", "kind"));
+            }
+            e => panic!("{e}"),
+        }
+    }
+}
