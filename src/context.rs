@@ -13,7 +13,7 @@ pub(crate) use crate::backend::gpu::Gpu;
 #[derive(Clone, Debug)]
 pub struct Context {
     device: Arc<Device>,
-    kind: Option<DeviceKind>,
+    planned: Option<DeviceKind>,
     force: Force,
     dispatch_steps: usize,
 }
@@ -61,7 +61,7 @@ impl Context {
     pub(crate) fn new(device: Device) -> Self {
         Self {
             device: Arc::new(device),
-            kind: None,
+            planned: None,
             force: Force::default(),
             dispatch_steps: DISPATCH_STEPS,
         }
@@ -148,8 +148,8 @@ impl Context {
 
     /// What follows its name where plans are made by the rules for another kind of device.
     fn rules(&self) -> String {
-        match self.kind {
-            Some(kind) if kind != self.own_target().kind => format!(", planned for {kind}"),
+        match self.planned {
+            Some(kind) if kind != self.kind() => format!(", planned for {kind}"),
             _ => String::new(),
         }
     }
@@ -208,7 +208,8 @@ impl Context {
     }
 
     /// The same device, for which plans are made by the rules for a device of this kind: a software
-    /// adapter, or the CPU, runs what a hardware GPU of its limits and features would run.
+    /// adapter, or the CPU backend, runs what a hardware GPU of its limits and features would run. A layer
+    /// must be built on it, since its weights are packed for its rules.
     ///
     /// # Errors
     /// [`Error::Value`] for the CPU's rules on an adapter, whose limits they do not ask for.
@@ -222,7 +223,7 @@ impl Context {
             ));
         }
         Ok(Self {
-            kind: Some(kind),
+            planned: Some(kind),
             ..self.clone()
         })
     }
@@ -237,18 +238,23 @@ impl Context {
         }
     }
 
+    /// What kind of device it is, whatever rules plans for it follow.
+    pub fn kind(&self) -> DeviceKind {
+        self.own_target().kind
+    }
+
     /// What plans for this device are made for.
     pub fn target(&self) -> Target {
         let own = self.own_target();
         Target {
-            kind: self.kind.unwrap_or(own.kind),
+            kind: self.planned.unwrap_or(own.kind),
             force: self.force,
             dispatch_steps: self.dispatch_steps,
             ..own
         }
     }
 
-    /// What plans are made for without the caller's choices.
+    /// What they are made for without the caller's choices.
     fn own_target(&self) -> Target {
         match self.device() {
             Device::Cpu(_) => Target::portable(DeviceKind::Cpu),

@@ -235,7 +235,7 @@ impl Program {
                 if let Some(recording) = &self.recording {
                     let portion = Portion::default();
                     // An adapter on the CPU has no time of its own to win.
-                    let first = match self.context.target().kind {
+                    let first = match self.context.kind() {
                         DeviceKind::Software => portion.dispatches,
                         _ => EARLY,
                     };

@@ -5,9 +5,10 @@ mod common;
 use common::refusal;
 use common::results::{assert_all_close, everywhere, fill_inputs, results, write_inputs};
 use wgrnn::cell;
-use wgrnn::plan::{DeviceKind, Target};
+use wgrnn::plan::sequence::{self as driver, Strategy};
+use wgrnn::plan::{Builder, DeviceKind, Force, Target};
 use wgrnn::tune::Tuning;
-use wgrnn::{Call, Context, Error, Layer, LayerSpec, Result, Sequence, Size};
+use wgrnn::{Call, Context, Error, Layer, LayerSpec, Precision, Result, Sequence, Size};
 
 /// Each kind of device that this one can be planned for, with its plans.
 fn planned(context: &Context) -> Result<Vec<(DeviceKind, Context)>> {
@@ -102,12 +103,54 @@ fn a_name_says_so() -> Result<()> {
 fn tuned_apart() -> Result<()> {
     let (spec, call) = calls().remove(0);
     let mut tuning = Tuning::new();
-    let context = Context::cpu();
-    for kind in DeviceKind::ALL {
-        tuning.context(&context.planning_for(kind)?, &spec, &call)?;
+    for context in everywhere() {
+        let before = tuning.len();
+        let planned = planned(&context)?;
+        for (_, context) in &planned {
+            tuning.context(context, &spec, &call)?;
+        }
+        tuning.context(&context, &spec, &call)?;
+        assert_eq!(tuning.len() - before, planned.len(), "{}", context.name());
     }
-    tuning.context(&context, &spec, &call)?;
-    assert_eq!(tuning.len(), 3);
+    Ok(())
+}
+
+/// A plan for other rules, or other choices, would read weights that are packed otherwise, though as many.
+#[test]
+fn weights_of_other_rules_are_refused() -> Result<()> {
+    let cpu = Context::cpu();
+    let spec = LayerSpec::new(&cell::RNN_TANH, 6, 64);
+    let layer = Layer::new(&cpu, spec, 1)?;
+    let weights_for = |context: &Context| {
+        let mut b = Builder::on("other", context.target());
+        driver::weights(&mut b, &spec)
+    };
+    assert!(!layer.bind(&weights_for(&cpu))?.is_empty());
+    let steps = Force {
+        strategy: Some(Strategy::Steps),
+        ..Force::default()
+    };
+    let gpu = cpu.planning_for(DeviceKind::Gpu)?;
+    for other in [&gpu, &gpu.forcing(steps)] {
+        match refusal(layer.bind(&weights_for(other))) {
+            Error::Value { arg, .. } => assert_eq!(arg, "weights"),
+            e => panic!("{e}"),
+        }
+    }
+    Ok(())
+}
+
+/// The CPU stores activations in 16 bits under any rules.
+#[test]
+fn activations_in_16_bits() -> Result<()> {
+    for (_, context) in planned(&Context::cpu())? {
+        let (spec, call) = calls().remove(1);
+        let call = Call {
+            activations: Precision::F16,
+            ..call
+        };
+        Layer::new(&context, spec, 1)?.sequence(&call)?.forward()?;
+    }
     Ok(())
 }
 

@@ -175,7 +175,7 @@ fn driver_alone(context: &Context) -> Result<()> {
             dx: true,
         };
         let gradients = driver::backward(&mut b, &run, &weights, &states, args)?.weights;
-        let program = Program::new(context, b.finish(), &layer.bind(&weights))?;
+        let program = Program::new(context, b.finish(), &layer.bind(&weights)?)?;
         for name in ["x", "dy", "dhn"] {
             let tensor = program.named(name)?;
             fill(tensor, &mut Rng::new(4))?;

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use wgrnn::Context;
 use wgrnn::interop::safetensors::{self, Data};
 use wgrnn::kernels::ALL;
+use wgrnn::wgpu;
 
 fn wgrnn(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wgrnn"));
@@ -328,9 +330,21 @@ fn the_rules_for_another_device() {
     };
     let out = check(&["--backend", "cpu", "--rules", "gpu"]);
     assert!(out.contains("] CPU f32, planned for gpu\n"), "{out}");
-    let out = check(&["--backend", "cpu", "--rules", "cpu"]);
-    assert!(out.contains("] CPU f32\n"), "{out}");
-    run(&["check", &case, "--rules", "none"], 2);
+    for adapter in pollster::block_on(Context::adapters()) {
+        let name = Context::adapter_name(&adapter);
+        for rules in ["software", "gpu"] {
+            let out = check(&["--adapter", &name, "--backend", "gpu", "--rules", rules]);
+            let own = match adapter.get_info().device_type {
+                wgpu::DeviceType::Cpu => "software",
+                _ => "gpu",
+            };
+            let said = out.contains(&format!("] {name}, planned for {rules}\n"));
+            assert_eq!(said, own != rules, "{out}");
+        }
+    }
+    for rules in ["cpu", "none"] {
+        run(&["check", &case, "--rules", rules], 2);
+    }
 }
 
 /// The library is built without OpenGL, so asking wgpu for that alone hides every adapter.

@@ -320,10 +320,15 @@ fn the_rules_for_another_device() {
     folder.bench(&[&only[..], &args].concat(), 0);
     let report = folder.json("out.json");
     assert_eq!(report["device"], "CPU f32, planned for gpu");
-    if let Some(adapter) = software() {
-        let args = ["--adapter", adapter, "--rules", "cpu"];
-        folder.refused(&[&only[..], &args].concat());
-    }
+    let Some(adapter) = software() else { return };
+    let others = ["software", "gpu"].map(|rules| {
+        let args = ["--adapter", adapter, "--rules", rules];
+        folder.bench(&[&only[..], &args].concat(), 0);
+        let report = folder.json("out.json");
+        let device = report["device"].as_str().unwrap();
+        device.ends_with(&format!(", planned for {rules}"))
+    });
+    assert_eq!(others.iter().filter(|other| **other).count(), 1);
 }
 
 #[test]

@@ -346,8 +346,13 @@ impl Layer {
     }
 
     /// The layer's tensors for the buffers that [`driver::weights`] added to a plan.
-    pub fn bind(&self, ids: &Weights) -> Vec<(BufferId, Tensor)> {
-        bind(ids, &self.weights, &self.packed)
+    ///
+    /// # Errors
+    /// [`Error::Value`] if the plan is for other choices or rules than the layer's context has, so that it
+    /// would read weights that are packed otherwise.
+    pub fn bind(&self, ids: &Weights) -> Result<Vec<(BufferId, Tensor)>> {
+        driver::check_weights(&self.spec, &self.context.target(), ids)?;
+        Ok(bind(ids, &self.weights, &self.packed))
     }
 }
 

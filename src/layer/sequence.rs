@@ -161,7 +161,7 @@ impl Sequence {
     pub(super) fn new(layer: &Layer, call: &Call, gradients: &[(String, Tensor)]) -> Result<Self> {
         let spec = *layer.spec();
         let planned = plan(&spec, call, &layer.context().target())?;
-        let mut bound = layer.bind(&planned.weights);
+        let mut bound = layer.bind(&planned.weights)?;
         bound.extend(existing(layer, planned.backward.as_ref(), gradients)?);
         let sequence = Self {
             program: Program::new(layer.context(), planned.plan, &bound)?,

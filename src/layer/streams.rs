@@ -57,7 +57,7 @@ impl Streams {
         let weights = driver::weights(&mut b, &spec);
         let states = driver::streams(&mut b, &spec, count, &weights)?;
         let streams = Self {
-            program: Program::new(layer.context(), b.finish(), &layer.bind(&weights))?,
+            program: Program::new(layer.context(), b.finish(), &layer.bind(&weights)?)?,
             spec,
             count,
             states,

@@ -201,7 +201,8 @@ impl FromStr for Force {
 }
 
 impl Target {
-    /// A device of this kind with the limits that every WebGPU device has, and no feature.
+    /// A device of this kind with the limits that every WebGPU device has, and no feature; the CPU backend has
+    /// 16-bit floats, and buffers of any size.
     pub const fn portable(kind: DeviceKind) -> Self {
         Self {
             kind,
@@ -214,7 +215,7 @@ impl Target {
             },
             subgroup_size: 0,
             subgroup_most: 0,
-            f16: false,
+            f16: matches!(kind, DeviceKind::Cpu),
             cooperative: None,
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,

@@ -245,11 +245,11 @@ impl LanguageModel {
     }
 
     /// The model's tensors for the buffers that [`ModelSpec::weights`] added to a plan.
-    pub(crate) fn bind(&self, ids: &ModelIds) -> Vec<(BufferId, Tensor)> {
-        let mut bound = self.layer.bind(&ids.layer);
+    pub(crate) fn bind(&self, ids: &ModelIds) -> Result<Vec<(BufferId, Tensor)>> {
+        let mut bound = self.layer.bind(&ids.layer)?;
         bound.push((ids.embedding, self.embedding.clone()));
         bound.push((ids.linear_weight, self.linear_weight.clone()));
         bound.push((ids.linear_bias, self.linear_bias.clone()));
-        bound
+        Ok(bound)
     }
 }

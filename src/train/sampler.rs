@@ -51,7 +51,7 @@ impl Sampler {
         let out = spec.forward(&mut b, &run, input, &weights, &states, None)?;
         model.layer().prepare()?;
         Ok(Self {
-            program: Program::new(model.context(), b.finish(), &model.bind(&weights))?,
+            program: Program::new(model.context(), b.finish(), &model.bind(&weights)?)?,
             vocabulary: spec.vocabulary,
             input,
             logits: out.logits,

@@ -58,8 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         let cases: Result<Vec<Case>> = paths.iter().map(|p| case::load(p)).collect();
         Some(cases?)
     };
-    let contexts = contexts(args, cases.is_some())?.into_iter();
-    let contexts: Vec<_> = contexts.map(|c| args.rules.of(c)).collect::<Result<_>>()?;
+    let contexts = contexts(args, cases.is_some())?;
+    let contexts: Result<Vec<_>> = contexts.iter().map(|c| args.rules.of(c)).collect();
+    let contexts = contexts?;
     for (i, context) in contexts.iter().enumerate() {
         println!("[{}] {}", i + 1, context.name());
     }

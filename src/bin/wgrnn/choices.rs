@@ -9,18 +9,22 @@ use wgrnn::{Context, Result};
 /// The rules for another kind of device than the one that runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rules {
-    /// Plan by the rules for this kind of device: a software adapter runs what a hardware GPU would
-    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(DeviceKind::ALL.map(DeviceKind::name)))]
+    /// Plan by the rules for this kind of device: a software adapter, or the CPU, runs what a hardware GPU
+    /// would
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(ADAPTERS.map(DeviceKind::name)))]
     rules: Option<String>,
 }
 
+/// The kinds whose rules every device can follow.
+const ADAPTERS: [DeviceKind; 2] = [DeviceKind::Software, DeviceKind::Gpu];
+
 impl Rules {
     /// The device with plans by these rules, or its own.
-    pub(crate) fn of(&self, context: Context) -> Result<Context> {
+    pub(crate) fn of(&self, context: &Context) -> Result<Context> {
         let named = |kind: &DeviceKind| Some(kind.name()) == self.rules.as_deref();
-        match DeviceKind::ALL.into_iter().find(named) {
+        match ADAPTERS.into_iter().find(named) {
             Some(kind) => context.planning_for(kind),
-            None => Ok(context),
+            None => Ok(context.clone()),
         }
     }
 }

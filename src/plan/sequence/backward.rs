@@ -60,7 +60,7 @@ pub fn backward(
         return Err(Error::value("layer", "mode", "Training", got));
     }
     check_len(b, "dy", args.dy, run.rows() * spec.features())?;
-    check_weights(run, weights)?;
+    check_weights(run.spec(), run.target(), weights)?;
     let states_of = spec.num_layers * spec.directions() * run.batch();
     for (arg, id, width) in [
         ("dhn", args.dhn, spec.output_size()),

@@ -4,7 +4,7 @@ use super::spec::{LayerSpec, Precision};
 use crate::error::{Error, Result};
 use crate::kernel::{Binding, Element, Kernel};
 use crate::kernels::step::ROWS;
-use crate::plan::{DeviceKind, MAX_GROUPS, Target};
+use crate::plan::{MAX_GROUPS, Target};
 
 const OP: &str = "call";
 
@@ -232,7 +232,7 @@ pub(super) fn check_activations(spec: &LayerSpec, call: &Call, target: &Target) 
     let mut all = passes.map(|pass| pass.kernel).chain(kernels);
     let needs = if !all.all(takes) {
         "kernels that store 16-bit activations"
-    } else if target.kind != DeviceKind::Cpu && !target.f16 {
+    } else if !target.f16 {
         "a device with 16-bit floats in shaders, for 16-bit activations"
     } else {
         return Ok(());

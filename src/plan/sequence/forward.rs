@@ -50,7 +50,7 @@ pub fn forward(
     let spec = run.spec();
     check_rows("x", ends.x, run.rows(), spec.input_size)?;
     check_len(b, "y", ends.y, run.rows() * spec.features())?;
-    check_weights(run, weights)?;
+    check_weights(run.spec(), run.target(), weights)?;
     if run.training() && spec.dropout > 0.0 && ends.clock.is_none() {
         let expected = "given to a layer with dropout";
         return Err(Error::value("layer", "clock", expected, "none"));

@@ -30,7 +30,7 @@ mod streams;
 mod team;
 mod tile;
 
-use super::{BufferId, Builder, Matrix, Role};
+use super::{BufferId, Builder, Matrix, Role, Target};
 use crate::error::{Error, Result};
 use crate::kernels::copy::copy;
 use crate::kernels::pack::Blocks;
@@ -114,13 +114,12 @@ fn check_len(b: &Builder, arg: &str, id: BufferId, len: usize) -> Result<()> {
 
 /// Refuses the weights of a layer with another number of levels, in another precision, or packed for
 /// other kernels.
-fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
-    let spec = run.spec();
+pub(crate) fn check_weights(spec: &LayerSpec, target: &Target, weights: &Weights) -> Result<()> {
     if weights.precision != spec.precision {
         let [expected, got] = [spec.precision, weights.precision].map(|p| format!("in {p}"));
         return Err(Error::value("layer", "weights", expected, got));
     }
-    let packed = packing(spec, run.target(), Way::Forward);
+    let packed = packing(spec, target, Way::Forward);
     if weights.packed != packed {
         let [expected, got] = [packed, weights.packed].map(|blocks| match blocks {
             None => "transposed".to_owned(),
@@ -128,7 +127,7 @@ fn check_weights(run: &Run, weights: &Weights) -> Result<()> {
         });
         return Err(Error::value("layer", "weights", expected, got));
     }
-    let [expected, got] = [weight_lanes(spec, run.target()), weights.lanes];
+    let [expected, got] = [weight_lanes(spec, target), weights.lanes];
     if expected != got {
         let [expected, got] =
             [expected, got].map(|lanes| format!("of {lanes} levels side by side"));

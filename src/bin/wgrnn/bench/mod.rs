@@ -113,15 +113,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         check_writable(path)?;
     }
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
-    let context = args.rules.of(context(args)?)?;
-    let context = context.forcing(args.choices.force());
+    let device = context(args)?.forcing(args.choices.force());
+    let context = args.rules.of(&device)?;
     println!("{}", context.name());
     let limits = Limits {
         min_time: Duration::from_secs_f64(args.min_time),
         budget: Duration::from_secs_f64(args.budget),
     };
     let setup = Setup {
-        peaks: peaks::measure(&context, limits)?,
+        peaks: peaks::measure(&device, limits)?,
         profiled: args.profile || args.roofline.is_some(),
         context,
         limits,

@@ -90,7 +90,7 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
     let mut device = None;
     let mut throughput = None;
     let samples = if first < limits.budget.as_secs_f64() {
-        if context.target().kind == DeviceKind::Gpu {
+        if context.kind() == DeviceKind::Gpu {
             let long = WARM_UP.min(limits.budget.mul_f64(FURTHER));
             measure::warm_up(long, || wall(&call, mode))?;
         }
