@@ -106,31 +106,36 @@ fn run(context: &Context, spec: LayerSpec, call: &Call) -> Result<Values> {
 
 #[test]
 fn rounded_alike_everywhere() -> Result<()> {
-    for spec in specs() {
-        for more in [false, true] {
-            let call = |precision| match more {
-                false => call(precision),
-                true => call(precision).resets().recompute(5),
-            };
-            let exact = run(&Context::cpu_f64(), spec, &call(Precision::F32))?;
-            let want = run(&Context::cpu_f64(), spec, &call(Precision::F16))?;
-            let moved = |name: &str| compare(&want[name], &exact[name]).error;
-            for device in halves() {
-                for context in ways(&device, !more) {
-                    let what = format!("{} {}", spec.cell.name, context.target().force);
-                    let got = run(&context, spec, &call(Precision::F16))?;
-                    for (name, want) in &want {
-                        let whole = tolerance::layer(Dtype::F32, SIZE.steps * SIZE.batch, 0.0);
-                        let limit = whole + tolerance::activations_f16(moved(name));
-                        let d = compare(&got[name], want);
-                        let what = format!("{what}: {name} on {}", context.name());
-                        assert!(d.error <= limit, "{what}: {:.1e} > {limit:.1e}", d.error);
-                    }
-                    // Without rounding y would be the exact one.
-                    let y = compare(&got["y"], &exact["y"]).error;
-                    let least = 10.0 * tolerance::layer(Dtype::F32, spec.width(), 0.0);
-                    assert!(y > least, "{what}: y moved by {y:.1e} alone");
+    let done = common::spread(&specs(), |specs| {
+        specs.into_iter().try_for_each(rounded_alike)
+    });
+    done.into_iter().collect()
+}
+
+fn rounded_alike(spec: LayerSpec) -> Result<()> {
+    for more in [false, true] {
+        let call = |precision| match more {
+            false => call(precision),
+            true => call(precision).resets().recompute(5),
+        };
+        let exact = run(&Context::cpu_f64(), spec, &call(Precision::F32))?;
+        let want = run(&Context::cpu_f64(), spec, &call(Precision::F16))?;
+        let moved = |name: &str| compare(&want[name], &exact[name]).error;
+        for device in halves() {
+            for context in ways(&device, !more) {
+                let what = format!("{} {}", spec.cell.name, context.target().force);
+                let got = run(&context, spec, &call(Precision::F16))?;
+                for (name, want) in &want {
+                    let whole = tolerance::layer(Dtype::F32, SIZE.steps * SIZE.batch, 0.0);
+                    let limit = whole + tolerance::activations_f16(moved(name));
+                    let d = compare(&got[name], want);
+                    let what = format!("{what}: {name} on {}", context.name());
+                    assert!(d.error <= limit, "{what}: {:.1e} > {limit:.1e}", d.error);
                 }
+                // Without rounding y would be the exact one.
+                let y = compare(&got["y"], &exact["y"]).error;
+                let least = 10.0 * tolerance::layer(Dtype::F32, spec.width(), 0.0);
+                assert!(y > least, "{what}: y moved by {y:.1e} alone");
             }
         }
     }

@@ -3,16 +3,16 @@
 mod common;
 
 use wgrnn::check::{Status, kernels};
-use wgrnn::{Context, kernels::ALL};
+use wgrnn::{Context, kernel::Kernel, kernels::ALL};
 #[cfg(feature = "gpu")]
 use wgrnn::{Error, Program, plan::DeviceKind, rng::Rng};
 
-fn all_sizes(context: &Context) {
+fn all_sizes(context: &Context, all: &[&'static Kernel]) {
     let mut worst: Vec<(f64, String)> = Vec::new();
     let mut failures = Vec::new();
     // What a device has it must not leave out.
     let halves = context.target().f16 || !context.is_gpu();
-    for kernel in ALL {
+    for kernel in all {
         let mut most = 0.0f64;
         for &size in kernels::SIZES {
             for o in kernels::check(context, kernel, size).expect(kernel.name) {
@@ -43,14 +43,16 @@ fn all_sizes(context: &Context) {
 
 #[test]
 fn cpu_f32() {
-    all_sizes(&Context::cpu());
+    all_sizes(&Context::cpu(), ALL);
 }
 
 #[test]
 fn every_adapter() {
-    for context in common::adapters() {
-        all_sizes(&context);
-    }
+    common::spread(ALL, |kernels| {
+        for context in common::adapters() {
+            all_sizes(&context, &kernels);
+        }
+    });
 }
 
 /// Kernels in which subgroups hand terms around are compared where plans have them, and refused where subgroups have

@@ -4,14 +4,17 @@
 pub(crate) mod config;
 pub(crate) mod results;
 
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
 use wgrnn::{Context, Error, Result};
+
 #[cfg(feature = "gpu")]
 use wgrnn::{plan::DeviceKind, wgpu};
 
 /// None, since this build has no GPU backend.
 #[cfg(not(feature = "gpu"))]
 pub(crate) fn adapters() -> Vec<Context> {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let test = thread::current().name().unwrap_or("a test").to_owned();
     eprintln!("{test}: built without the feature gpu, so nothing ran on a GPU");
     Vec::new()
 }
@@ -32,7 +35,7 @@ pub(crate) fn adapters() -> Vec<Context> {
         contexts
     });
     if found.is_empty() {
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        let test = thread::current().name().unwrap_or("a test").to_owned();
         assert!(
             std::env::var("WGRNN_REQUIRE_GPU").as_deref() != Ok("1"),
             "{test}: WGRNN_REQUIRE_GPU=1, and this machine has no adapter"
@@ -51,6 +54,31 @@ fn under_rules(context: Context) -> Context {
     let kind = DeviceKind::ALL.into_iter().find(|kind| kind.name() == name);
     let kind = kind.unwrap_or_else(|| panic!("WGRNN_RULES: no kind of device is called {name}"));
     context.planning_for(kind).unwrap()
+}
+
+/// Runs `work` on a few threads, each with a share of the items, and gives what each returned. Most of what a test on a
+/// software adapter takes is its compiler, which has one thread. Every share opens contexts of its own, as a device builds
+/// one pipeline at a time.
+pub(crate) fn spread<T: Copy + Send + Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(Vec<T>) -> R + Sync,
+) -> Vec<R> {
+    let threads = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4);
+    thread::scope(|scope| {
+        let share = |nth| items.iter().skip(nth).step_by(threads).copied().collect();
+        let work = &work;
+        let running: Vec<_> = (0..threads)
+            .map(|nth| {
+                let share = share(nth);
+                scope.spawn(move || work(share))
+            })
+            .collect();
+        let all = running.into_iter().map(ScopedJoinHandle::join);
+        all.map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    })
 }
 
 /// A device of every adapter with the limits that every WebGPU device has, and no feature.
