@@ -11,6 +11,11 @@ use wgrnn::{Context, Error, Result};
 #[cfg(feature = "gpu")]
 use wgrnn::{plan::DeviceKind, wgpu};
 
+/// Whether everything is to run, with `WGRNN_TESTS=all`; else each kernel, cell, option and public call once.
+pub(crate) fn thorough() -> bool {
+    std::env::var("WGRNN_TESTS").as_deref() == Ok("all")
+}
+
 /// None, since this build has no GPU backend.
 #[cfg(not(feature = "gpu"))]
 pub(crate) fn adapters() -> Vec<Context> {
