@@ -1,6 +1,7 @@
 // Rows of a table by token id, and the gradient of the table.
 //   gather   output[m, e] = table[ids[m], e], and NaN where ids[m] is not below V
-//   scatter  dtable[v, e] = sum of doutput[m, e] over the m with ids[m] = v, in ascending m
+//   scatter  dtable[v, e] = sum of doutput[m, e] over the m with ids[m] = v, in ascending m; with
+//            `add` onto what it holds, for the ids behind those of an earlier dispatch
 #import flat
 
 const WORKGROUP: u32 = 64u;
@@ -10,7 +11,7 @@ const ROWS: u32 = 16u;
 const BITS: u32 = 32u;
 
 struct Params {
-    // M ids, V rows of E columns in the table.
+    // M ids, V rows of E columns in the table; scatter takes those from `first` to before `tokens`.
     tokens: u32,
     vocabulary: u32,
     columns: u32,
@@ -18,6 +19,8 @@ struct Params {
     rows_each: u32,
     // gather: what an id outside the table gives. The text cannot say it: a NaN is no constant in WGSL.
     nan: f32,
+    first: u32,
+    add: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -70,9 +73,13 @@ fn scatter(
     let rows = min(params.rows_each, params.vocabulary - row);
     let column = index % blocks * WORKGROUP + local;
     for (var r = 0u; r < rows; r++) {
-        sums[r * WORKGROUP + local] = 0.0;
+        var sum = 0.0;
+        if params.add != 0u && column < params.columns {
+            sum = dtable[(row + r) * params.columns + column];
+        }
+        sums[r * WORKGROUP + local] = sum;
     }
-    for (var first = 0u; first < params.tokens; first += WORKGROUP * BITS) {
+    for (var first = params.first; first < params.tokens; first += WORKGROUP * BITS) {
         let start = first + local * BITS;
         var found = 0u;
         for (var bit = 0u; bit < BITS && start + bit < params.tokens; bit++) {

@@ -178,9 +178,9 @@ fn finish_backward(row: u32, j: u32, saved: Saved, own: OwnBack, product: f32) {
     let to = step.dgates_start + row * step.dgates_row + j;
     let dh = sum_gradients(row, own, saved.dy, product);
     if !live(row) {
-        for (var slot = 0u; slot < 4u; slot++) {
-            dgates[to + slot * hidden] = 0.0;
-        }
+#unroll s 4
+        dgates[to + {s}u * hidden] = 0.0;
+#end
         handed_back = vec4f();
         own_after_back = dh;
         dstate[unit] = dh;

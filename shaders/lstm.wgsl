@@ -275,9 +275,9 @@ fn finish_backward(n: u32, j: u32, saved: Saved, own: OwnBack, product: f32) {
     let c_state = dstate_start() + step.dc_start + n * hidden + j;
     let zeroed = reset(n);
     if !live(n) {
-        for (var gate = 0u; gate < 4u; gate++) {
-            dgates[to + gate * hidden] = 0.0;
-        }
+#unroll g 4
+        dgates[to + {g}u * hidden] = 0.0;
+#end
         handed_back = vec4f();
         if PROJECTED == 0u {
             dstate[dstate_start() + n * step.output + j] = dh;

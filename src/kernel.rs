@@ -30,6 +30,11 @@ pub struct Kernel {
     pub workgroup_size: u32,
     /// Bytes of workgroup memory.
     pub workgroup_memory: u32,
+    /// The most rounds that an invocation makes through all loops of the shader together, of a dispatch with these
+    /// parameters and constants; each loop counts one more, for the test that ends it. Devices that bound them
+    /// ([`Target::loop_rounds`](crate::plan::Target::loop_rounds)) are refused what is beyond. [`no_loops`] for a shader
+    /// without.
+    pub rounds: fn(&Told<'_>) -> Result<u64>,
     /// The same computation on the CPU.
     pub twin: Twin,
     /// Makes a one-step plan and its data for tests and benchmarks.
@@ -56,6 +61,14 @@ impl Kernel {
     pub fn shared_bytes(&self, constants: &[Constant]) -> u32 {
         of(constants, "WORKGROUP_FLOATS").map_or(self.workgroup_memory, |floats| 4 * floats)
     }
+}
+
+/// The rounds of a shader without loops, or with loops that the text writes out.
+///
+/// # Errors
+/// None.
+pub fn no_loops(_: &Told<'_>) -> Result<u64> {
+    Ok(0)
 }
 
 fn of(constants: &[Constant], name: &str) -> Option<u32> {
@@ -220,19 +233,18 @@ pub enum Slot<'a, R> {
     Taken,
 }
 
-/// What a twin is called with: parameters, constants and buffers, as the shader has them.
-#[derive(Debug)]
-pub struct Args<'a, R> {
+/// What a dispatch tells its kernel: parameters and constants, as the shader has them.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
     pub(crate) kernel: &'static Kernel,
     pub(crate) params: &'a [u8],
     pub(crate) constants: &'a [Constant],
-    pub(crate) slots: [Slot<'a, R>; MAX_BINDINGS],
 }
 
 /// A named constant of a shader and the value it is specialised to.
 pub type Constant = (&'static str, u32);
 
-impl<'a, R: Real> Args<'a, R> {
+impl Told<'_> {
     /// The parameter struct.
     ///
     /// # Errors
@@ -249,14 +261,48 @@ impl<'a, R: Real> Args<'a, R> {
     /// # Errors
     /// If the step does not set it.
     pub fn constant(&self, name: &str) -> Result<u32> {
-        self.constants
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, v)| *v)
-            .ok_or_else(|| Error::Compose {
-                kernel: self.kernel.name.to_owned(),
-                reason: format!("the step sets no constant {name}"),
-            })
+        of(self.constants, name).ok_or_else(|| Error::Compose {
+            kernel: self.kernel.name.to_owned(),
+            reason: format!("the step sets no constant {name}"),
+        })
+    }
+
+    /// Refuses a dispatch in which an invocation's loops would make more rounds than a device lets them.
+    pub(crate) fn check_rounds(&self, available: u64) -> Result<()> {
+        let needed = (self.kernel.rounds)(self)?;
+        if needed > available {
+            return Err(Error::Limit {
+                what: format!("{}: rounds of an invocation's loops", self.kernel.name),
+                needed,
+                available,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What a twin is called with: parameters, constants and buffers, as the shader has them.
+#[derive(Debug)]
+pub struct Args<'a, R> {
+    pub(crate) told: Told<'a>,
+    pub(crate) slots: [Slot<'a, R>; MAX_BINDINGS],
+}
+
+impl<'a, R: Real> Args<'a, R> {
+    /// The parameter struct.
+    ///
+    /// # Errors
+    /// If `P` is not as long as the kernel's parameters.
+    pub fn params<P: bytemuck::AnyBitPattern>(&self) -> Result<P> {
+        self.told.params()
+    }
+
+    /// The value of a specialised constant.
+    ///
+    /// # Errors
+    /// If the step does not set it.
+    pub fn constant(&self, name: &str) -> Result<u32> {
+        self.told.constant(name)
     }
 
     /// Floats that the kernel only reads. Each binding can be taken once.
@@ -319,7 +365,7 @@ impl<'a, R: Real> Args<'a, R> {
             Slot::Taken => "nothing (taken before, or not bound)",
         };
         Error::Compose {
-            kernel: self.kernel.name.to_owned(),
+            kernel: self.told.kernel.name.to_owned(),
             reason: format!("its CPU twin asked for binding {binding} and found {got}"),
         }
     }

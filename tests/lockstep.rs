@@ -4,7 +4,7 @@ mod common;
 
 use wgrnn::cell::{self, Cell};
 use wgrnn::check::{Lockstep, Status, lockstep};
-use wgrnn::kernel::{Args, Binding, Element, Kernel, Twin};
+use wgrnn::kernel::{Args, Binding, Element, Kernel, Twin, no_loops};
 use wgrnn::kernels::copy::copy;
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::plan::{Builder, Cost, Dispatch, Grid, Plan, Role};
@@ -88,6 +88,7 @@ fn altered(kernel: &Kernel, name: &'static str, wgsl: &'static str, twin: Twin) 
         params_size: kernel.params_size,
         workgroup_size: kernel.workgroup_size,
         workgroup_memory: kernel.workgroup_memory,
+        rounds: kernel.rounds,
         twin,
         sample: kernel.sample,
     }))
@@ -201,6 +202,7 @@ static DOUBLE: Kernel = Kernel {
     params_size: size_of::<u32>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: Twin {
         f32: |args| double(args, |v| if v == 5.0 { 10.5 } else { 2.0 * v }),
         f64: |args| double(args, |v| 2.0 * v),

@@ -103,9 +103,7 @@ fn run_step<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Resul
         }
     }
     let mut args = Args {
-        kernel: step.kernel,
-        params: &plan.params[step.params.clone()],
-        constants: &step.constants,
+        told: plan.told(step),
         slots: std::array::from_fn(|_| Slot::Taken),
     };
     for ((slot, guard), id) in args.slots.iter_mut().zip(&mut guards).zip(&step.bindings) {

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use super::sgd::{not_negative, same_shape};
 use super::{clock, index};
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::rng::Rng;
@@ -32,6 +32,7 @@ pub static STEP: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(twin),
     sample,
 };

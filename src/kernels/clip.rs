@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{index, reduce};
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -24,6 +24,8 @@ pub static FACTOR: Kernel = Kernel {
     params_size: size_of::<FactorParams>(),
     workgroup_size: 1,
     workgroup_memory: 0,
+    // One for each sum of squares.
+    rounds: |told| Ok(u64::from(told.params::<FactorParams>()?.count) + 1),
     twin: twin!(factor_twin),
     // Limits below the norm and, as often, above it or infinite.
     sample: |[count, _, _], rng| {
@@ -48,6 +50,7 @@ pub static SCALE: Kernel = Kernel {
     params_size: size_of::<ScaleParams>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(scale_twin),
     sample: |[m, n, _], rng| {
         let mut b = Builder::new("scale");

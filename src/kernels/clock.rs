@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Access, Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -24,6 +24,7 @@ pub static ADVANCE: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 1,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(twin),
     sample: |_, rng| {
         let mut b = Builder::new("clock");

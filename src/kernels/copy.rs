@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -20,6 +20,7 @@ pub static COPY: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(copy_twin),
     sample: |[m, n, _], rng| {
         let len = m * n;
@@ -40,6 +41,7 @@ pub static FILL: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(fill_twin),
     sample: |[m, n, _], rng| {
         let mut b = Builder::new("fill");

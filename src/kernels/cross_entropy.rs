@@ -18,6 +18,9 @@ use crate::twin;
 const WGSL: &str = include_str!("../../shaders/cross_entropy.wgsl");
 const WORKGROUP: usize = 128;
 
+/// Rounds of the loop over a tree's levels.
+const TREE: u64 = WORKGROUP.ilog2() as u64 + 1;
+
 /// The target of a row that does not count.
 pub const IGNORE: u32 = u32::MAX;
 
@@ -30,6 +33,11 @@ pub static COUNT: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: (WORKGROUP * 4) as u32,
+    // Over every 128th target, and over the tree's levels.
+    rounds: |told| {
+        let rows = u64::from(told.params::<Params>()?.rows);
+        Ok((rows.div_ceil(WORKGROUP as u64) + 1) + TREE)
+    },
     twin: twin!(count_twin),
     sample: |[rows, cols, _], rng| {
         let mut b = Builder::new("count");
@@ -58,6 +66,11 @@ pub static ROWS: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: (WORKGROUP * 4) as u32,
+    // Over every 128th logit three times, and over the levels of two trees.
+    rounds: |told| {
+        let vocabulary = u64::from(told.params::<Params>()?.vocabulary);
+        Ok(3 * (vocabulary.div_ceil(WORKGROUP as u64) + 1) + 2 * TREE)
+    },
     twin: twin!(rows_twin),
     sample: rows_sample,
 };

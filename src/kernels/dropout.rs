@@ -29,6 +29,8 @@ pub static APPLY: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    // Those of `philox`.
+    rounds: |_| Ok(10 + 1),
     twin: twin!(twin),
     sample: |[m, n, variant], rng| {
         let mut b = Builder::new("dropout");

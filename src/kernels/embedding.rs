@@ -1,10 +1,12 @@
 //! `embedding`: rows of a table by token id, and the table's gradient.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::rng::Rng;
@@ -30,6 +32,7 @@ pub static GATHER: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(gather_twin),
     sample: |[tokens, columns, rows], rng| {
         let mut b = Builder::new("gather");
@@ -55,11 +58,15 @@ pub static SCATTER: Kernel = Kernel {
     bindings: &[
         Binding::read("ids").uint(),
         Binding::read("doutput"),
-        Binding::write("dtable"),
+        Binding::update("dtable"),
     ],
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: ((1 + ROWS) * WORKGROUP * 4) as u32,
+    rounds: |told| {
+        let params: Params = told.params()?;
+        Ok(scatter_rounds(u64::from(params.tokens - params.first)))
+    },
     twin: twin!(scatter_twin),
     // One id more than the table has rows, so that some fall outside.
     sample: |[tokens, columns, rows], rng| {
@@ -68,12 +75,26 @@ pub static SCATTER: Kernel = Kernel {
         let doutput = b.float("doutput", &[tokens, columns], Role::Input);
         let dtable = b.float("dtable", &[rows + 1, columns], Role::Gradient);
         let rows_each = [1, ROWS][rng.below(2) as usize];
-        scatter_rows(&mut b, ids, doutput, dtable, rows_each)?;
+        // Of all ids, or of the second half of them onto what is there.
+        let first = [0, tokens / 2][rng.below(2) as usize];
+        let params = sizes(&b, &SCATTER, ids, ("dtable", dtable), ("doutput", doutput))?;
+        scatter_part(
+            &mut b,
+            [ids, doutput, dtable],
+            params,
+            first..tokens,
+            rows_each,
+        )?;
+        let before = match first {
+            0 => Data::Float(vec![f32::NAN; (rows + 1) * columns]),
+            _ => some_floats(rng, (rows + 1) * columns),
+        };
         Ok(Sample {
             plan: b.finish(),
             data: vec![
                 (ids, some_ids(rng, tokens, rows + 2)),
                 (doutput, some_floats(rng, tokens * columns)),
+                (dtable, before),
             ],
         })
     },
@@ -95,6 +116,26 @@ struct Params {
     columns: u32,
     rows_each: u32,
     nan: f32,
+    first: u32,
+    add: u32,
+}
+
+/// Ids that a workgroup of `scatter` looks through at a time.
+const BLOCK: usize = 32 * WORKGROUP;
+
+/// The rounds of `scatter` over so many ids, all of which may be the same: over the rows before and after; over the blocks of
+/// ids, in each over the bits of a word, the words and the ids that are found.
+const fn scatter_rounds(tokens: u64) -> u64 {
+    let of_rows = 2 * (ROWS as u64 + 1);
+    let of_block = 1 + (32 + 1) + (WORKGROUP as u64 + 1) + WORKGROUP as u64;
+    of_rows + 1 + tokens.div_ceil(BLOCK as u64) * of_block + tokens
+}
+
+/// How many ids one dispatch of `scatter` may look through: whole blocks, at least one.
+fn most_tokens(rounds: u64) -> usize {
+    let of_block = scatter_rounds(BLOCK as u64) - scatter_rounds(0);
+    let blocks = rounds.saturating_sub(scatter_rounds(0)) / of_block;
+    usize::try_from(blocks).map_or(usize::MAX, |blocks| blocks.max(1).saturating_mul(BLOCK))
 }
 
 /// Adds `output[m, :] = table[ids[m], :]` for a table `[V, E]`, M ids in any shape and M·E outputs.
@@ -132,24 +173,41 @@ pub fn gather(b: &mut Builder, ids: BufferId, table: BufferId, output: BufferId)
 pub fn scatter(b: &mut Builder, ids: BufferId, doutput: BufferId, dtable: BufferId) -> Result<()> {
     let large = b.buffer(dtable).shape.first() >= Some(&LARGE);
     let rows_each = if large { ROWS } else { 1 };
-    scatter_rows(b, ids, doutput, dtable, rows_each)
+    let params = sizes(b, &SCATTER, ids, ("dtable", dtable), ("doutput", doutput))?;
+    let tokens = params.tokens as usize;
+    let most = most_tokens(b.target().loop_rounds);
+    // One part of no ids writes the zeros.
+    let mut first = 0usize;
+    loop {
+        let part = first..tokens.min(first.saturating_add(most));
+        first = part.end;
+        scatter_part(b, [ids, doutput, dtable], params, part, rows_each)?;
+        if first >= tokens {
+            return Ok(());
+        }
+    }
 }
 
-fn scatter_rows(
+/// Adds a dispatch for some of the ids; any but the first adds to what is there.
+fn scatter_part(
     b: &mut Builder,
-    ids: BufferId,
-    doutput: BufferId,
-    dtable: BufferId,
+    bindings: [BufferId; 3],
+    params: Params,
+    part: Range<usize>,
     rows_each: usize,
 ) -> Result<()> {
-    let params = sizes(b, &SCATTER, ids, ("dtable", dtable), ("doutput", doutput))?;
-    let [m, v, e] = [params.tokens, params.vocabulary, params.columns].map(|v| v as usize);
+    let name = SCATTER.name;
+    let [v, e] = [params.vocabulary, params.columns].map(|v| v as usize);
+    let m = part.len();
     b.push(Dispatch {
         kernel: &SCATTER,
         constants: &[],
-        bindings: &[ids, doutput, dtable],
+        bindings: &bindings,
         params: Params {
-            rows_each: index(SCATTER.name, rows_each)?,
+            rows_each: index(name, rows_each)?,
+            first: index(name, part.start)?,
+            tokens: index(name, part.end)?,
+            add: u32::from(part.start > 0),
             ..params
         },
         // A workgroup for so many rows and 64 columns.
@@ -199,6 +257,8 @@ fn sizes(
         columns: index(name, columns)?,
         rows_each: 1,
         nan: f32::NAN,
+        first: 0,
+        add: 0,
     })
 }
 
@@ -222,8 +282,10 @@ fn scatter_twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (ids, doutput, dtable) = (args.read_uint(0)?, args.read(1)?, args.write(2)?);
     let [tokens, vocabulary, columns] = [p.tokens, p.vocabulary, p.columns].map(|v| v as usize);
-    dtable[..vocabulary * columns].fill(R::ZERO);
-    for (m, &id) in ids[..tokens].iter().enumerate() {
+    if p.add == 0 {
+        dtable[..vocabulary * columns].fill(R::ZERO);
+    }
+    for (m, &id) in ids[..tokens].iter().enumerate().skip(p.first as usize) {
         if id < p.vocabulary {
             let at = id as usize * columns;
             let row = &mut dtable[at..at + columns];

@@ -25,7 +25,7 @@ pub struct Gates<R> {
 
 /// Whether a step stores gates as 16-bit floats, which kernels without that choice do not.
 pub(crate) fn stores_halves<R>(args: &Args<'_, R>) -> bool {
-    args.constants.contains(&("GATES_HALF", 1))
+    args.told.constants.contains(&("GATES_HALF", 1))
 }
 
 impl<R: Real> Gates<R> {

@@ -40,22 +40,28 @@ const BACKWARD_BINDINGS: [Binding; 7] = [
 ];
 
 /// `gru.forward`
-pub static FORWARD: Kernel = step::kernel(
-    "gru.forward",
-    WGSL,
-    &FORWARD_BINDINGS,
-    twins::forward::<Step>(),
-    |size, rng| sample::forward(&[&GRU], 0, size, rng),
-);
+pub static FORWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "gru.forward",
+        WGSL,
+        &FORWARD_BINDINGS,
+        twins::forward::<Step>(),
+        |size, rng| sample::forward(&[&GRU], 0, size, rng),
+    )
+};
 
 /// `gru.backward`
-pub static BACKWARD: Kernel = step::kernel(
-    "gru.backward",
-    WGSL,
-    &BACKWARD_BINDINGS,
-    twins::backward::<Step>(),
-    |size, rng| sample::backward(&[&GRU], 0, size, rng),
-);
+pub static BACKWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| 3 * u64::from(p.hidden)),
+    ..step::kernel(
+        "gru.backward",
+        WGSL,
+        &BACKWARD_BINDINGS,
+        twins::backward::<Step>(),
+        |size, rng| sample::backward(&[&GRU], 0, size, rng),
+    )
+};
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
@@ -74,26 +80,32 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 );
 
 /// `gru.sequence_forward`
-pub static SEQUENCE_FORWARD: Kernel = step::kernel(
-    "gru.sequence_forward",
-    ALL_STEPS,
-    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
-    twins::sequence_forward::<Step>(),
-    |size, rng| sample::sequence_forward(&[&GRU], size, rng),
-);
+pub static SEQUENCE_FORWARD: Kernel = Kernel {
+    rounds: step::rounds::of_all_steps,
+    ..step::kernel(
+        "gru.sequence_forward",
+        ALL_STEPS,
+        &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
+        twins::sequence_forward::<Step>(),
+        |size, rng| sample::sequence_forward(&[&GRU], size, rng),
+    )
+};
 
 /// `gru.sequence_backward`
-pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
-    "gru.sequence_backward",
-    ALL_STEPS,
-    &step::packed(
-        BACKWARD_BINDINGS,
-        Step::BACKWARD_AT.weight,
-        "weight_blocks_back",
-    ),
-    twins::sequence_backward::<Step>(),
-    |size, rng| sample::sequence_backward(&[&GRU], size, rng),
-);
+pub static SEQUENCE_BACKWARD: Kernel = Kernel {
+    rounds: step::rounds::of_all_steps,
+    ..step::kernel(
+        "gru.sequence_backward",
+        ALL_STEPS,
+        &step::packed(
+            BACKWARD_BINDINGS,
+            Step::BACKWARD_AT.weight,
+            "weight_blocks_back",
+        ),
+        twins::sequence_backward::<Step>(),
+        |size, rng| sample::sequence_backward(&[&GRU], size, rng),
+    )
+};
 
 /// What a unit has before a step back.
 #[derive(Debug, Clone, Copy)]

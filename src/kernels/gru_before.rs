@@ -17,70 +17,82 @@ use crate::twin;
 const WGSL: &str = include_str!("../../shaders/gru_before.wgsl");
 
 /// `gru_before.reset_gate`
-pub static RESET_GATE: Kernel = step::kernel(
-    "gru_before.reset_gate",
-    WGSL,
-    &[
-        step::MASK,
-        Binding::update("gates"),
-        Binding::read("weight_hh_t"),
-        Binding::read("bias_hh"),
-        Binding::update("h"),
-        Binding::update("inner"),
-    ],
-    twin!(reset_gate),
-    |size, rng| sample::forward(&[&GRU_BEFORE], 0, size, rng),
-);
+pub static RESET_GATE: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "gru_before.reset_gate",
+        WGSL,
+        &[
+            step::MASK,
+            Binding::update("gates"),
+            Binding::read("weight_hh_t"),
+            Binding::read("bias_hh"),
+            Binding::update("h"),
+            Binding::update("inner"),
+        ],
+        twin!(reset_gate),
+        |size, rng| sample::forward(&[&GRU_BEFORE], 0, size, rng),
+    )
+};
 
 /// `gru_before.update`
-pub static UPDATE: Kernel = step::kernel(
-    "gru_before.update",
-    WGSL,
-    &[
-        step::MASK,
-        Binding::update("gates"),
-        Binding::read("weight_hh_t"),
-        Binding::read("bias_hh"),
-        Binding::update("h"),
-        Binding::update("inner"),
-        Binding::update("y"),
-    ],
-    twin!(update),
-    |size, rng| sample::forward(&[&GRU_BEFORE], 1, size, rng),
-);
+pub static UPDATE: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "gru_before.update",
+        WGSL,
+        &[
+            step::MASK,
+            Binding::update("gates"),
+            Binding::read("weight_hh_t"),
+            Binding::read("bias_hh"),
+            Binding::update("h"),
+            Binding::update("inner"),
+            Binding::update("y"),
+        ],
+        twin!(update),
+        |size, rng| sample::forward(&[&GRU_BEFORE], 1, size, rng),
+    )
+};
 
 /// `gru_before.back_update`
-pub static BACK_UPDATE: Kernel = step::kernel(
-    "gru_before.back_update",
-    WGSL,
-    &[
-        step::MASK,
-        Binding::read("saved_gates"),
-        Binding::read("saved_h"),
-        Binding::read("weight_hh"),
-        Binding::update("dgates"),
-        Binding::update("dstate"),
-        Binding::read("dy"),
-    ],
-    twin!(back_update),
-    |size, rng| sample::backward(&[&GRU_BEFORE], 0, size, rng),
-);
+pub static BACK_UPDATE: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| 2 * u64::from(p.hidden)),
+    ..step::kernel(
+        "gru_before.back_update",
+        WGSL,
+        &[
+            step::MASK,
+            Binding::read("saved_gates"),
+            Binding::read("saved_h"),
+            Binding::read("weight_hh"),
+            Binding::update("dgates"),
+            Binding::update("dstate"),
+            Binding::read("dy"),
+        ],
+        twin!(back_update),
+        |size, rng| sample::backward(&[&GRU_BEFORE], 0, size, rng),
+    )
+};
 
 /// `gru_before.back_reset`
-pub static BACK_RESET: Kernel = step::kernel(
-    "gru_before.back_reset",
-    WGSL,
-    &[
-        step::MASK,
-        Binding::read("saved_gates"),
-        Binding::read("saved_h"),
-        Binding::read("weight_hh"),
-        Binding::update("dgates"),
-        Binding::update("dstate"),
-    ],
-    twin!(back_reset),
-    |size, rng| sample::backward(&[&GRU_BEFORE], 1, size, rng),
-);
+pub static BACK_RESET: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "gru_before.back_reset",
+        WGSL,
+        &[
+            step::MASK,
+            Binding::read("saved_gates"),
+            Binding::read("saved_h"),
+            Binding::read("weight_hh"),
+            Binding::update("dgates"),
+            Binding::update("dstate"),
+        ],
+        twin!(back_reset),
+        |size, rng| sample::backward(&[&GRU_BEFORE], 1, size, rng),
+    )
+};
 
 fn reset_gate<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;

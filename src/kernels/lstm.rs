@@ -56,23 +56,32 @@ const BACKWARD_BINDINGS: [Binding; 8] = [
 ];
 
 /// `lstm.forward`
-pub static FORWARD: Kernel = step::kernel(
-    "lstm.forward",
-    WGSL,
-    &FORWARD_BINDINGS,
-    twins::forward::<Step>(),
-    |size, rng| sample::forward(CELLS, 0, size, rng),
-);
+pub static FORWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.output)),
+    ..step::kernel(
+        "lstm.forward",
+        WGSL,
+        &FORWARD_BINDINGS,
+        twins::forward::<Step>(),
+        |size, rng| sample::forward(CELLS, 0, size, rng),
+    )
+};
 
 /// `lstm.backward`
-pub static BACKWARD: Kernel = step::kernel(
-    "lstm.backward",
-    WGSL,
-    &BACKWARD_BINDINGS,
-    twins::backward::<Step>(),
-    // The last pass of the step, with a projection or without.
-    |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
-);
+pub static BACKWARD: Kernel = Kernel {
+    rounds: |told| match told.constant("PROJECTED") {
+        Ok(1) => step::rounds::of_unit(told, |p| u64::from(p.output)),
+        _ => step::rounds::of_unit(told, |p| 4 * u64::from(p.hidden)),
+    },
+    ..step::kernel(
+        "lstm.backward",
+        WGSL,
+        &BACKWARD_BINDINGS,
+        twins::backward::<Step>(),
+        // The last pass of the step, with a projection or without.
+        |size, rng| sample::backward(CELLS, usize::MAX, size, rng),
+    )
+};
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
@@ -91,26 +100,32 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 );
 
 /// `lstm.sequence_forward`
-pub static SEQUENCE_FORWARD: Kernel = step::kernel(
-    "lstm.sequence_forward",
-    ALL_STEPS,
-    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
-    twins::sequence_forward::<Step>(),
-    |size, rng| sample::sequence_forward(STEPS, size, rng),
-);
+pub static SEQUENCE_FORWARD: Kernel = Kernel {
+    rounds: step::rounds::of_all_steps,
+    ..step::kernel(
+        "lstm.sequence_forward",
+        ALL_STEPS,
+        &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
+        twins::sequence_forward::<Step>(),
+        |size, rng| sample::sequence_forward(STEPS, size, rng),
+    )
+};
 
 /// `lstm.sequence_backward`
-pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
-    "lstm.sequence_backward",
-    ALL_STEPS,
-    &step::packed(
-        BACKWARD_BINDINGS,
-        Step::BACKWARD_AT.weight,
-        "weight_blocks_back",
-    ),
-    twins::sequence_backward::<Step>(),
-    |size, rng| sample::sequence_backward(STEPS, size, rng),
-);
+pub static SEQUENCE_BACKWARD: Kernel = Kernel {
+    rounds: step::rounds::of_all_steps,
+    ..step::kernel(
+        "lstm.sequence_backward",
+        ALL_STEPS,
+        &step::packed(
+            BACKWARD_BINDINGS,
+            Step::BACKWARD_AT.weight,
+            "weight_blocks_back",
+        ),
+        twins::sequence_backward::<Step>(),
+        |size, rng| sample::sequence_backward(STEPS, size, rng),
+    )
+};
 
 /// The options of a step.
 #[derive(Debug, Clone, Copy, Default)]

@@ -51,6 +51,7 @@ pub static ALL: &[&Kernel] = &[
     &reduce::COLUMNS,
     &reduce::TOTAL,
     &mask::MAKE,
+    &mask::CLEAR,
     &state::LOAD,
     &state::UNSET,
     &rnn::FORWARD,

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Element, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Element, Kernel, Sample, no_loops};
 use crate::plan::sequence::Precision;
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
@@ -28,6 +28,7 @@ pub static PACK: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(twin),
     sample: |[units, size, variant], rng| {
         let mut b = Builder::new("pack");

@@ -17,35 +17,41 @@ const WGSL: &str = include_str!("../../shaders/project.wgsl");
 const CELLS: &[&Cell] = &[&LSTM_PROJECTED, &LSTM_PEEPHOLE_PROJECTED];
 
 /// `project.forward`
-pub static FORWARD: Kernel = step::kernel(
-    "project.forward",
-    WGSL,
-    &[
-        step::MASK,
-        Binding::read("inner"),
-        Binding::read("weight_hr_t"),
-        Binding::update("h"),
-        Binding::update("y"),
-    ],
-    twin!(forward),
-    |size, rng| sample::forward(CELLS, 1, size, rng),
-);
+pub static FORWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "project.forward",
+        WGSL,
+        &[
+            step::MASK,
+            Binding::read("inner"),
+            Binding::read("weight_hr_t"),
+            Binding::update("h"),
+            Binding::update("y"),
+        ],
+        twin!(forward),
+        |size, rng| sample::forward(CELLS, 1, size, rng),
+    )
+};
 
 /// `project.backward`
-pub static BACKWARD: Kernel = step::kernel(
-    "project.backward",
-    WGSL,
-    &[
-        step::MASK,
-        Binding::read("dgates"),
-        Binding::read("weight_hh"),
-        Binding::read("dy"),
-        Binding::update("dstate"),
-        Binding::update("outer"),
-    ],
-    twin!(backward),
-    |size, rng| sample::backward(CELLS, 0, size, rng),
-);
+pub static BACKWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| 4 * u64::from(p.hidden)),
+    ..step::kernel(
+        "project.backward",
+        WGSL,
+        &[
+            step::MASK,
+            Binding::read("dgates"),
+            Binding::read("weight_hh"),
+            Binding::read("dy"),
+            Binding::update("dstate"),
+            Binding::update("outer"),
+        ],
+        twin!(backward),
+        |size, rng| sample::backward(CELLS, 0, size, rng),
+    )
+};
 
 fn forward<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let rows = Rows::new(args)?;

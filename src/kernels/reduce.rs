@@ -33,6 +33,11 @@ pub static COLUMNS: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: 0,
+    // Over the rows of a group.
+    rounds: |told| {
+        let params: Params = told.params()?;
+        Ok(u64::from(params.group.min(params.rows)) + 1)
+    },
     twin: twin!(columns_twin),
     sample: |[rows, cols, extra], rng| {
         let mut b = Builder::new("columns");
@@ -76,6 +81,12 @@ pub static TOTAL: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: WORKGROUP as u32,
     workgroup_memory: (WORKGROUP * 4) as u32,
+    // Over every 64th element of a group, and over the tree's levels.
+    rounds: |told| {
+        let params: Params = told.params()?;
+        let group = u64::from(params.group.min(params.rows));
+        Ok((group.div_ceil(WORKGROUP as u64) + 1) + (WORKGROUP.ilog2() as u64 + 2))
+    },
     twin: twin!(total_twin),
     sample: |[m, n, variant], rng| {
         let len = m * n;

@@ -37,22 +37,28 @@ const BACKWARD_BINDINGS: [Binding; 6] = [
 ];
 
 /// `rnn.forward`
-pub static FORWARD: Kernel = step::kernel(
-    "rnn.forward",
-    WGSL,
-    &FORWARD_BINDINGS,
-    twins::forward::<Step>(),
-    |size, rng| sample::forward(CELLS, 0, size, rng),
-);
+pub static FORWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "rnn.forward",
+        WGSL,
+        &FORWARD_BINDINGS,
+        twins::forward::<Step>(),
+        |size, rng| sample::forward(CELLS, 0, size, rng),
+    )
+};
 
 /// `rnn.backward`
-pub static BACKWARD: Kernel = step::kernel(
-    "rnn.backward",
-    WGSL,
-    &BACKWARD_BINDINGS,
-    twins::backward::<Step>(),
-    |size, rng| sample::backward(CELLS, 0, size, rng),
-);
+pub static BACKWARD: Kernel = Kernel {
+    rounds: |told| step::rounds::of_unit(told, |p| u64::from(p.hidden)),
+    ..step::kernel(
+        "rnn.backward",
+        WGSL,
+        &BACKWARD_BINDINGS,
+        twins::backward::<Step>(),
+        |size, rng| sample::backward(CELLS, 0, size, rng),
+    )
+};
 
 /// What its steps forward over quads have in common: see [`super::forms`].
 pub(super) const FORWARD_IN_QUADS: Kernel = step::quads_kernel(
@@ -71,26 +77,32 @@ pub(super) const BACKWARD_IN_QUADS: Kernel = step::quads_kernel(
 );
 
 /// `rnn.sequence_forward`
-pub static SEQUENCE_FORWARD: Kernel = step::kernel(
-    "rnn.sequence_forward",
-    ALL_STEPS,
-    &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
-    twins::sequence_forward::<Step>(),
-    |size, rng| sample::sequence_forward(CELLS, size, rng),
-);
+pub static SEQUENCE_FORWARD: Kernel = Kernel {
+    rounds: step::rounds::of_all_steps,
+    ..step::kernel(
+        "rnn.sequence_forward",
+        ALL_STEPS,
+        &step::packed(FORWARD_BINDINGS, Step::FORWARD_AT.weight, "weight_blocks"),
+        twins::sequence_forward::<Step>(),
+        |size, rng| sample::sequence_forward(CELLS, size, rng),
+    )
+};
 
 /// `rnn.sequence_backward`
-pub static SEQUENCE_BACKWARD: Kernel = step::kernel(
-    "rnn.sequence_backward",
-    ALL_STEPS,
-    &step::packed(
-        BACKWARD_BINDINGS,
-        Step::BACKWARD_AT.weight,
-        "weight_blocks_back",
-    ),
-    twins::sequence_backward::<Step>(),
-    |size, rng| sample::sequence_backward(CELLS, size, rng),
-);
+pub static SEQUENCE_BACKWARD: Kernel = Kernel {
+    rounds: step::rounds::of_all_steps,
+    ..step::kernel(
+        "rnn.sequence_backward",
+        ALL_STEPS,
+        &step::packed(
+            BACKWARD_BINDINGS,
+            Step::BACKWARD_AT.weight,
+            "weight_blocks_back",
+        ),
+        twins::sequence_backward::<Step>(),
+        |size, rng| sample::sequence_backward(CELLS, size, rng),
+    )
+};
 
 /// The step of which all twins here are made.
 struct Step;

@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{clock, index};
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -25,6 +25,7 @@ pub static STEP: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(twin),
     // Without momentum the velocity starts as NaN, since it must not be read.
     sample: |[m, n, variant], rng| {

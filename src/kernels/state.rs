@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::rng::Rng;
@@ -26,6 +26,7 @@ pub static LOAD: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(load_twin),
     sample: |[count, width, extra], rng| {
         let mut b = Builder::new("load");
@@ -56,6 +57,7 @@ pub static UNSET: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 64,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(unset_twin),
     sample: |[count, width, extra], rng| {
         let mut b = Builder::new("unset");

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::index;
 use crate::error::{Error, Result};
-use crate::kernel::{Args, Binding, Data, Kernel, Sample};
+use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::twin;
@@ -20,6 +20,7 @@ pub static TRANSPOSE: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: (TILE * TILE) as u32,
     workgroup_memory: (TILE * (TILE + 1) * 4) as u32,
+    rounds: no_loops,
     twin: twin!(twin),
     sample: |[rows, cols, extra], rng| {
         let mut b = Builder::new("transpose");

@@ -238,9 +238,8 @@ impl Sequence {
         Ok(self.program.tensor(id))
     }
 
-    /// Sets the number of valid steps of each sequence, from 0 to T, for the runs from here on. What x
-    /// holds past them has no effect, but must be finite in training, where it is multiplied by 0; dy
-    /// is not read there.
+    /// Sets the number of valid steps of each sequence, from 0 to T, for the runs from here on. What x and dy
+    /// hold past them has no effect, be it NaN.
     ///
     /// # Errors
     /// If the call was planned without lengths, there are not N of them, or one is out of range.

@@ -7,7 +7,7 @@ use super::{
     Buffer, BufferId, Choice, Contents, Cost, PARAMS_STRIDE, Plan, Role, Section, Step, Target,
 };
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS};
+use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS, Told};
 
 /// The most workgroups in one dimension of a dispatch.
 pub(crate) const MAX_GROUPS: u32 = 65_535;
@@ -198,7 +198,13 @@ impl Builder {
             let half = self.buffer(id).element == Element::Half;
             Some((b.half?, u32::from(half)))
         });
-        let constants = constants.iter().copied().chain(halves).collect();
+        let constants: Vec<Constant> = constants.iter().copied().chain(halves).collect();
+        let told = Told {
+            kernel,
+            params: bytes,
+            constants: &constants,
+        };
+        told.check_rounds(self.target.loop_rounds)?;
         self.plan.steps.push(Step {
             kernel,
             constants,

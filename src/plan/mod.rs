@@ -15,7 +15,7 @@ mod target;
 use std::ops::Range;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Constant, Element, Kernel};
+use crate::kernel::{Access, Constant, Element, Kernel, Told};
 
 pub(crate) use builder::MAX_GROUPS;
 pub use builder::{Builder, Dispatch, Grid};
@@ -224,6 +224,27 @@ impl Plan {
             .position(|b| b.name == name)
             .map(BufferId)
             .ok_or_else(|| Error::value("Plan::find", "name", "a buffer of the plan", name))
+    }
+
+    /// The most rounds that an invocation of a step makes through its loops; see [`Target::loop_rounds`].
+    ///
+    /// # Errors
+    /// If the plan has no such step, or its parameters are not those of its kernel.
+    pub fn rounds(&self, step: usize) -> Result<u64> {
+        let Some(of) = self.steps.get(step) else {
+            let expected = format!("below the plan's {}", self.steps.len());
+            return Err(Error::value("Plan::rounds", "step", expected, step));
+        };
+        (of.kernel.rounds)(&self.told(of))
+    }
+
+    /// What a step tells its kernel.
+    pub(crate) fn told<'a>(&'a self, step: &'a Step) -> Told<'a> {
+        Told {
+            kernel: step.kernel,
+            params: &self.params[step.params.clone()],
+            constants: &step.constants,
+        }
     }
 
     /// Total cost of some steps; `length` is the longest.

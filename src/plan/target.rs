@@ -37,6 +37,9 @@ pub struct Target {
     pub groups: usize,
     /// The most steps of a level in one dispatch, so that none runs into a driver's time-out.
     pub dispatch_steps: usize,
+    /// The most rounds that an invocation may make through its loops, all of them together. Mesa's compiler for the CPU
+    /// (llvmpipe) ends them behind 65,535, without a word; other devices have no such bound.
+    pub loop_rounds: u64,
     /// What is chosen whatever the rules say.
     pub force: Force,
 }
@@ -110,6 +113,8 @@ pub(crate) const GROUPS: usize = 128;
 /// A step of a layer that fits a workgroup takes some microseconds, and drivers give a dispatch two
 /// seconds.
 pub(crate) const DISPATCH_STEPS: usize = 1 << 14;
+/// `LP_MAX_TGSI_LOOP_ITERATIONS` of Mesa, which one counter of an invocation counts for all of its loops.
+const SOFTWARE_ROUNDS: u64 = 65_535;
 
 impl Force {
     /// Every way to change one choice of others.
@@ -200,6 +205,16 @@ impl FromStr for Force {
     }
 }
 
+impl DeviceKind {
+    /// The most rounds of an invocation's loops on a device of this kind.
+    pub(crate) const fn loop_rounds(self) -> u64 {
+        match self {
+            Self::Software => SOFTWARE_ROUNDS,
+            Self::Cpu | Self::Gpu => u64::MAX,
+        }
+    }
+}
+
 impl Target {
     /// A device of this kind with the limits that every WebGPU device has, and no feature; the CPU backend has
     /// 16-bit floats, and buffers of any size.
@@ -219,6 +234,7 @@ impl Target {
             cooperative: None,
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
+            loop_rounds: kind.loop_rounds(),
             force: Force {
                 gemm: None,
                 strategy: None,

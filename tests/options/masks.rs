@@ -5,6 +5,7 @@ use crate::common::results::{
     inputs, results, write_inputs,
 };
 use crate::{BATCH, CELLS, LENGTH, LENGTHS, SIZE, STEPS, some, spec};
+use wgrnn::cell;
 use wgrnn::ndarray::Array2;
 use wgrnn::{Call, Context, Layer, LayerSpec, Result, Size};
 
@@ -40,31 +41,78 @@ fn lengths_change_from_run_to_run() -> Result<()> {
     Ok(())
 }
 
+/// Fills the rows past the lengths.
+fn fill_past(values: &mut [f64], value: f64) {
+    let width = values.len() / (STEPS * BATCH);
+    for (row, values) in values.chunks_mut(width).enumerate() {
+        if (row / BATCH) as i64 >= LENGTHS[row % BATCH] {
+            values.fill(value);
+        }
+    }
+}
+
+/// Neither what is given there, nor what an earlier run left there, be it NaN.
 #[test]
 fn what_stands_past_a_length_counts_for_nothing() -> Result<()> {
     for context in everywhere() {
-        for cell in CELLS {
+        for cell in CELLS.into_iter().chain([&cell::LSTM, &cell::RNN_RELU]) {
             let both = LayerSpec {
                 bidirectional: true,
                 ..spec(cell, 2)
             };
             let layer = Layer::new(&context, both, 3)?;
+            let call = Call::training(SIZE).lengths();
+            for call in [call.clone(), call.recompute(3)] {
+                let sequence = layer.sequence(&call)?;
+                sequence.set_lengths(&LENGTHS)?;
+                let mut given = fill_inputs(&sequence, 1)?;
+                let want = results(&sequence)?;
+                let same = |what: &str, given: &Values| -> Result<()> {
+                    write_inputs(&sequence, given)?;
+                    for (name, got) in results(&sequence)? {
+                        let what = format!("{} {what}: {name}", cell.name);
+                        assert_close(&context, &what, &got, &want[&name], LENGTH);
+                    }
+                    Ok(())
+                };
+                fill_past(given.get_mut("dy").unwrap(), f64::NAN);
+                for value in [1e30, f64::INFINITY, f64::NAN] {
+                    fill_past(given.get_mut("x").unwrap(), value);
+                    same(&format!("{value}"), &given)?;
+                }
+                // All rows count, and what is kept of them is NaN.
+                sequence.set_lengths(&[STEPS as i64; BATCH])?;
+                assert!(results(&sequence)?["dx"].iter().any(|v| v.is_nan()));
+                sequence.set_lengths(&LENGTHS)?;
+                same("after a run over NaN", &given)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The initial state of a sequence without steps goes to its final state alone.
+#[test]
+fn a_state_without_steps_reaches_no_gradient() -> Result<()> {
+    let empty = LENGTHS.iter().position(|&length| length == 0).unwrap();
+    for context in everywhere() {
+        for cell in CELLS {
+            let layer = Layer::new(&context, spec(cell, 1), 3)?;
             let sequence = layer.sequence(&Call::training(SIZE).lengths())?;
             sequence.set_lengths(&LENGTHS)?;
             let mut given = fill_inputs(&sequence, 1)?;
             let want = results(&sequence)?;
-            // Any gradient there, and any finite input.
-            for (name, value) in [("x", 1e30), ("dy", f64::NAN)] {
-                let values = given.get_mut(name).unwrap();
-                let width = values.len() / (STEPS * BATCH);
-                for (row, values) in values.chunks_mut(width).enumerate() {
-                    if (row / BATCH) as i64 >= LENGTHS[row % BATCH] {
-                        values.fill(value);
-                    }
+            for name in ["h0", "c0"] {
+                if let Some(values) = given.get_mut(name) {
+                    let width = values.len() / BATCH;
+                    values[empty * width..(empty + 1) * width].fill(f64::NAN);
                 }
             }
             write_inputs(&sequence, &given)?;
             for (name, got) in results(&sequence)? {
+                if ["hn", "cn"].contains(&name.as_str()) {
+                    continue;
+                }
                 let what = format!("{}: {name}", cell.name);
                 assert_close(&context, &what, &got, &want[&name], LENGTH);
             }

@@ -139,11 +139,12 @@ impl Gpu {
     pub(crate) fn target(&self) -> Target {
         let limits = &self.limits;
         let [subgroup_size, subgroup_most] = self.subgroup_sizes();
+        let kind = match self.device.adapter_info().device_type {
+            wgpu::DeviceType::Cpu => DeviceKind::Software,
+            _ => DeviceKind::Gpu,
+        };
         Target {
-            kind: match self.device.adapter_info().device_type {
-                wgpu::DeviceType::Cpu => DeviceKind::Software,
-                _ => DeviceKind::Gpu,
-            },
+            kind,
             invocations: limits
                 .max_compute_invocations_per_workgroup
                 .min(limits.max_compute_workgroup_size_x),
@@ -156,6 +157,7 @@ impl Gpu {
             cooperative: self.cooperative,
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
+            loop_rounds: kind.loop_rounds(),
             force: Force::default(),
         }
     }

@@ -32,7 +32,10 @@ impl Recording {
         let mut bind_groups = Vec::new();
         let mut known: HashMap<(*const Pipeline, &[BufferId]), usize> = HashMap::new();
         let mut steps = Vec::with_capacity(plan.steps.len());
+        // The plan may be for another device, and then bounded otherwise.
+        let rounds = gpu.target().loop_rounds;
         for step in &plan.steps {
+            plan.told(step).check_rounds(rounds)?;
             let pipeline = gpu.pipeline(step.kernel, &step.constants)?;
             let key = (Arc::as_ptr(&pipeline), step.bindings.as_slice());
             let bind_group = match known.get(&key) {

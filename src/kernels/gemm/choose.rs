@@ -22,7 +22,7 @@ const LONG: usize = 512;
 pub fn choose(shape: &Shape, target: &Target) -> (Form, &'static str) {
     match target.force.gemm {
         _ if target.kind == DeviceKind::Cpu => by_rule(shape, target),
-        Some(form) if form.fits(shape, target) => (form, "forced"),
+        Some(form) if form.fits(shape, target) && form.ends(shape, target) => (form, "forced"),
         Some(_) => (by_rule(shape, target).0, "the forced form cannot do it"),
         None => by_rule(shape, target),
     }
@@ -35,6 +35,9 @@ fn by_rule(shape: &Shape, target: &Target) -> (Form, &'static str) {
         DeviceKind::Gpu => on_gpu(shape, target),
     };
     match within_limits(form, shape, target) {
+        fits if !fits.ends(shape, target) => {
+            (Form::SplitK, "k is longer than the device's loops may be")
+        }
         fits if fits == form => (form, why),
         other => (other, "a limit of the device is too low for others"),
     }

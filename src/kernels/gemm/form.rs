@@ -1,6 +1,7 @@
 //! The forms that a product can have, and what each needs.
 
 use super::kernels;
+use super::rounds::Rounds;
 use super::shape::Shape;
 use super::split::Split;
 use crate::kernel::Kernel;
@@ -85,6 +86,11 @@ impl Form {
             }
             _ => self.runs(shape, target),
         }
+    }
+
+    /// True if its kernel comes to the end of k within the rounds that a device lets a loop make.
+    pub(super) fn ends(self, shape: &Shape, target: &Target) -> bool {
+        self == Self::SplitK || shape.k <= Rounds::of(self, shape).longest(target.loop_rounds)
     }
 
     /// True if its kernel and its grid are within the limits.

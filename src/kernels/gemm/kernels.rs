@@ -2,6 +2,7 @@
 
 use super::form::Form;
 use super::params::Product;
+use super::rounds::Rounds;
 use super::sample::{few, sample};
 use super::twins::{multiply, multiply_rounded, sum};
 use crate::kernel::{Binding, Kernel};
@@ -53,6 +54,7 @@ pub static GEMM: Kernel = Kernel {
     wgsl: include_str!("../../../shaders/gemm/naive.wgsl"),
     entry: "gemm",
     workgroup_size: 64,
+    rounds: |told| Rounds::NAIVE.of_told(told),
     sample: |size, rng| sample(Form::Naive, size, rng),
     ..MULTIPLIES
 };
@@ -63,6 +65,7 @@ pub static TILE32: Kernel = Kernel {
     wgsl: tile!(8, 1, 16, 0),
     workgroup_size: 8 * 8,
     workgroup_memory: tile_memory(32, 16),
+    rounds: |told| Rounds::TILE32.of_told(told),
     sample: |size, rng| sample(Form::Tile32, size, rng),
     ..TILE
 };
@@ -73,6 +76,7 @@ pub static TILE64: Kernel = Kernel {
     wgsl: tile!(16, 1, 32, 0),
     workgroup_size: 16 * 16,
     workgroup_memory: tile_memory(64, 32),
+    rounds: |told| Rounds::TILE64.of_told(told),
     sample: |size, rng| sample(Form::Tile64, size, rng),
     ..TILE
 };
@@ -83,6 +87,7 @@ pub static TILE128: Kernel = Kernel {
     wgsl: tile!(16, 2, 16, 1),
     workgroup_size: 16 * 16,
     workgroup_memory: tile_memory(128, 16),
+    rounds: |told| Rounds::TILE128.of_told(told),
     sample: |size, rng| sample(Form::Tile128, size, rng),
     ..TILE
 };
@@ -92,6 +97,7 @@ pub static ALONG_K: Kernel = Kernel {
     name: "gemm.along_k",
     wgsl: rows!(0),
     entry: "along_k",
+    rounds: |told| Rounds::ALONG_K.of_told(told),
     sample: |size, rng| few(Form::Rows, true, size, rng),
     ..ROWS
 };
@@ -101,6 +107,7 @@ pub static ALONG_K_SUBGROUPS: Kernel = Kernel {
     name: "gemm.subgroups.along_k",
     wgsl: rows!(1),
     entry: "along_k",
+    rounds: |told| Rounds::ALONG_K.of_told(told),
     sample: |size, rng| few(Form::RowsSubgroups, true, size, rng),
     ..ROWS
 };
@@ -110,6 +117,7 @@ pub static ACROSS_K: Kernel = Kernel {
     name: "gemm.across_k",
     wgsl: rows!(0),
     entry: "across_k",
+    rounds: |told| Rounds::ACROSS_K.of_told(told),
     sample: |size, rng| few(Form::Rows, false, size, rng),
     ..ROWS
 };
@@ -121,6 +129,8 @@ pub static SUM: Kernel = Kernel {
     entry: "sum",
     bindings: BINDINGS.split_at(3).0,
     workgroup_size: 64,
+    // Over the parts.
+    rounds: |told| Ok(u64::from(told.params::<Product>()?.k) + 1),
     twin: twin!(sum),
     sample: |size, rng| sample(Form::SplitK, size, rng),
     ..MULTIPLIES
@@ -132,6 +142,7 @@ pub static BLOCKS: Kernel = Kernel {
     wgsl: include_str!("../../../shaders/gemm/blocks.wgsl"),
     entry: "blocks",
     workgroup_size: 8,
+    rounds: |told| Rounds::BLOCKS.of_told(told),
     sample: |size, rng| sample(Form::Blocks, size, rng),
     ..MULTIPLIES
 };
@@ -146,6 +157,7 @@ pub static COOPERATIVE: Kernel = Kernel {
     // Two times 32 x 16 factors of two bytes, and 32 x 32 sums.
     workgroup_memory: 2 * 32 * 16 * 2 + 32 * 32 * 4,
     twin: twin!(multiply_rounded),
+    rounds: |told| Rounds::COOPERATIVE.of_told(told),
     sample: |size, rng| sample(Form::Cooperative, size, rng),
     ..MULTIPLIES
 };
@@ -159,6 +171,7 @@ const MULTIPLIES: Kernel = Kernel {
     params_size: size_of::<Product>(),
     workgroup_size: 0,
     workgroup_memory: 0,
+    rounds: |told| Rounds::NAIVE.of_told(told),
     twin: twin!(multiply),
     sample: |size, rng| sample(Form::Library, size, rng),
 };

@@ -14,6 +14,7 @@ mod kernels;
 mod library;
 mod params;
 mod push;
+mod rounds;
 mod sample;
 mod shape;
 mod split;

@@ -2,6 +2,7 @@
 
 use super::choose::whole;
 use super::form::Form;
+use super::rounds::Rounds;
 use super::shape::Shape;
 use crate::plan::{MAX_GROUPS, Target};
 
@@ -17,14 +18,15 @@ pub(super) struct Split {
 }
 
 impl Split {
-    /// As many parts as fill a GPU twice, but none shorter than what is worth its partial sums; `None`
-    /// where k is too short for two.
+    /// As many parts as fill a GPU twice, but none shorter than what is worth its partial sums, or longer than the device's
+    /// loops may be; `None` where k is too short for two.
     pub(super) fn of(shape: &Shape, target: &Target) -> Option<Self> {
         let form = whole(shape, target);
         let groups: usize = form.grid(shape).iter().product();
         let wanted = (2 * target.groups).div_ceil(groups.max(1));
         let parts = wanted.min(shape.k / Self::shortest(form, shape)).max(2);
-        let chunk = shape.k.div_ceil(parts).next_multiple_of(4);
+        let longest = Rounds::of(form, shape).longest(target.loop_rounds).max(4);
+        let chunk = shape.k.div_ceil(parts).next_multiple_of(4).min(longest);
         let parts = shape.k.div_ceil(chunk.max(1));
         (parts > 1 && parts <= MAX_GROUPS as usize).then_some(Self { form, parts, chunk })
     }

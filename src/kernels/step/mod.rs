@@ -7,6 +7,7 @@
 
 mod params;
 mod products;
+pub mod rounds;
 mod rows;
 pub(crate) mod twins;
 
@@ -32,7 +33,8 @@ pub const MASK: Binding = Binding::read("mask").uint();
 /// The descriptor of a step kernel: one whose shader imports `step`; also of one that runs all steps, whose workgroups
 /// the plan shapes. The entry point is what stands behind the dot in `name`; the first of the `bindings` is [`MASK`], the
 /// others are among those that [`crate::cell`] lists; `sample` calls [`super::sample::forward`] or
-/// [`super::sample::backward`].
+/// [`super::sample::backward`]. Its loops run over I, in streams, and over the units of no more than four gates
+/// ([`rounds::of_four_gates`]); for others set [`Kernel::rounds`].
 ///
 /// ```
 /// use wgrnn::cell::RNN_TANH;
@@ -71,6 +73,7 @@ pub const fn kernel(
         params_size: size_of::<StepParams>(),
         workgroup_size: WORKGROUP as u32,
         workgroup_memory: 0,
+        rounds: rounds::of_four_gates,
         twin,
         sample,
     }
@@ -95,6 +98,7 @@ pub(crate) const fn quads_kernel(bindings: &'static [Binding], twin: Twin) -> Ke
         params_size: size_of::<StepParams>(),
         workgroup_size: 0,
         workgroup_memory: 0,
+        rounds: rounds::of_four_gates,
         twin,
         sample: |_, _| {
             Err(Error::value(

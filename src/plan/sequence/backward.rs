@@ -12,6 +12,7 @@ use crate::cell::{Blocks, Operand};
 use crate::error::{Error, Result};
 use crate::kernels::copy::{copy, fill};
 use crate::kernels::gemm::Gemm;
+use crate::kernels::mask::Clear;
 use crate::kernels::reduce::Columns;
 use crate::kernels::state::{MaskRows, unset};
 
@@ -470,6 +471,11 @@ impl LevelBackward<'_> {
         for (nth, block) in run.blocks(segment).into_iter().enumerate() {
             let beta = if nth == 0 { beta } else { 1.0 };
             let x = self.x.row_range(block.whole..block.whole + block.len);
+            // Above the first layer stand zeros past a length.
+            let x = match self.pass.level.layer {
+                0 => self.cleared(b, &[block], x)?,
+                _ => x,
+            };
             let dgates = self.dgates(block.local..block.local + block.len);
             for blocks in cell.input_gradient {
                 let to = self.gates(self.gradients.weight_ih, x.cols, blocks);
@@ -485,25 +491,28 @@ impl LevelBackward<'_> {
                     of_lane(states.h, sizes.h, batch + most, output).row_range(batch..batch + most)
                 }
             };
+            let operand = self.cleared(b, &run.blocks(segment), operand.row_range(0..rows))?;
             let to = self.gates(self.gradients.weight_hh, output, &recurrent.blocks);
             let slots = self.slots(dgates, &recurrent.blocks);
-            product(b, slots, operand.row_range(0..rows), to, beta)?;
+            product(b, slots, operand, to, beta)?;
         }
         if let (Some(to), Some(outer), Some(inner)) =
             (self.gradients.weight_hr, self.work.outer, states.inner)
         {
             let of = |id, width| Matrix::dense(id, most, width).row_range(0..rows);
             let to = Matrix::dense(to, output, hidden);
-            product(b, of(outer, output), of(inner, hidden), to, beta)?;
+            let inner = self.cleared(b, &run.blocks(segment), of(inner, hidden))?;
+            product(b, of(outer, output), inner, to, beta)?;
         }
         if let Some(to) = self.gradients.weight_p {
             let slots = run.slots() * hidden;
             let kept = of_lane(states.gates, sizes.gates, most, slots).row_range(0..rows);
             let block = |m: Matrix, nth: usize| m.col_range(nth * hidden..(nth + 1) * hidden);
             for (row, diagonal) in cell.diagonal.iter().enumerate() {
+                let kept = block(kept, diagonal.kept);
                 Columns {
                     a: block(dgates, diagonal.gradient),
-                    b: Some(block(kept, diagonal.kept)),
+                    b: Some(self.cleared(b, &run.blocks(segment), kept)?),
                     output: (to, row * hidden),
                     beta,
                 }
@@ -520,6 +529,28 @@ impl LevelBackward<'_> {
             .push(b)?;
         }
         Ok(())
+    }
+
+    /// What a product over rows multiplies the gates' gradients with, some blocks of rows that follow each other. Those
+    /// gradients are 0 past a sequence's length; what stands there in these rows may be NaN, and is 0 in a copy.
+    fn cleared(&self, b: &mut Builder, blocks: &[Block], rows: Matrix) -> Result<Matrix> {
+        let run = self.pass.run;
+        if !run.call().lengths {
+            return Ok(rows);
+        }
+        let (len, cols) = (rows.rows, rows.cols);
+        let copy = b.float("cleared rows", &[len, cols], Role::Scratch);
+        let first = blocks.first().map_or(0, |block| block.local);
+        for block in blocks {
+            let local = block.local - first;
+            Clear {
+                mask: (self.pass.states.mask, run.table_words() + block.whole),
+                source: rows.row_range(local..local + block.len),
+                destination: (copy, local * cols),
+            }
+            .push(b)?;
+        }
+        Ok(Matrix::dense(copy, len, cols))
     }
 
     /// Brings the sums of the gates' gradients to the biases.

@@ -16,6 +16,7 @@ use crate::cell::Pass;
 use crate::error::{Error, Result};
 use crate::kernel::Constant;
 use crate::kernels::index;
+use crate::kernels::step::rounds::AllSteps;
 use crate::kernels::step::{Moment as Entry, StepParams};
 use crate::plan::{DeviceKind, Dispatch, Grid, MAX_GROUPS, Portion};
 
@@ -158,8 +159,8 @@ impl<'a> Group<'a> {
         self.add(b, moments, Work::Back { dy, work })
     }
 
-    /// How many steps a dispatch may have: no more than a submission.
-    fn steps_of_dispatch(&self, run: &Run, pass: &Pass) -> usize {
+    /// How many steps a dispatch may have: no more than a submission, and than an invocation's loop may have rounds.
+    fn steps_of_dispatch(&self, run: &Run, pass: &Pass, team: &Team) -> usize {
         let (spec, target) = (run.spec(), run.target());
         if target.kind == DeviceKind::Cpu {
             return target.dispatch_steps.max(1);
@@ -179,7 +180,8 @@ impl<'a> Group<'a> {
             (portion.bytes, each.bytes.saturating_sub(weights)),
         ]
         .map(|(all, of_step)| all / of_step.saturating_mul(levels).max(1));
-        let most = target.dispatch_steps.max(1) as u64;
+        let loops = AllSteps::of(&team.constants());
+        let most = (target.dispatch_steps.max(1) as u64).min(loops.most_steps(target.loop_rounds));
         affordable[0].min(affordable[1]).clamp(1, most) as usize
     }
 
@@ -194,10 +196,12 @@ impl<'a> Group<'a> {
                 needs: "a kernel for all steps".to_owned(),
             })?;
             let pass = &passes[work.way() as usize];
-            let most = self.steps_of_dispatch(run, pass);
+            let lanes = self.running(moments.start).len();
+            let team = Team::new(at.run.spec(), run.target(), lanes * run.batch(), work.way());
+            let most = self.steps_of_dispatch(run, pass, &team);
             let starts = moments.clone().step_by(most);
             let part = |start: usize| start..(start + most).min(moments.end);
-            let push = |part| self.push_all(b, pass, part, work);
+            let push = |part| self.push_all(b, pass, part, work, &team);
             return match work.way() {
                 Way::Forward => starts.map(part).try_for_each(push),
                 Way::Back => starts.rev().map(part).try_for_each(push),
@@ -293,6 +297,7 @@ impl<'a> Group<'a> {
         pass: &Pass,
         moments: Range<usize>,
         work: Work<'_>,
+        team: &Team,
     ) -> Result<()> {
         let Some((first, of_first)) = self.steps_at(moments.start).next() else {
             return Ok(());
@@ -303,7 +308,6 @@ impl<'a> Group<'a> {
             Way::Back => blocks_back(spec, run.target()),
         };
         let lanes = self.running(moments.start);
-        let team = Team::new(spec, run.target(), lanes.len() * run.batch(), work.way());
         let constants = [
             self.constants(first, pass, work),
             team.constants(),
@@ -444,7 +448,8 @@ mod tests {
             of_stack([layers, hidden, 0], size, target, |group, run| {
                 let pass = &LSTM.sequence.as_ref().unwrap()[0];
                 let each = cost(run.spec(), pass, batch, run.stored());
-                let steps = group.steps_of_dispatch(run, pass);
+                let team = Team::new(run.spec(), &target, layers * batch, Way::Forward);
+                let steps = group.steps_of_dispatch(run, pass, &team);
                 let parts = [each.flops, each.bytes].map(|n| n * (steps * layers) as u64);
                 (steps, parts)
             })

@@ -7,7 +7,7 @@ use pulp::Arch;
 
 use super::split::Split;
 use crate::activation::Function;
-use crate::kernel::{Access, Args, Constant, Element, Kernel, MAX_BINDINGS, Slot};
+use crate::kernel::{Access, Args, Constant, Element, Kernel, MAX_BINDINGS, Slot, Told};
 use crate::kernels::gates::{Gates, split};
 use crate::kernels::step::StepParams;
 use crate::real::Real;
@@ -183,9 +183,11 @@ impl Shape {
     /// The activations of the steps' kernels.
     pub(super) fn act(&self, kernel: &'static Kernel) -> Gates<f32> {
         let args = Args {
-            kernel,
-            params: &[],
-            constants: &self.constants(),
+            told: Told {
+                kernel,
+                params: &[],
+                constants: &self.constants(),
+            },
             slots: [(); MAX_BINDINGS].map(|()| Slot::Taken),
         };
         Gates::new(&args, &self.steps()[0]).unwrap()
@@ -321,12 +323,12 @@ impl Buffers {
             }
             assert_eq!(kernel.bindings[0].element, Element::Uint);
             slots[0] = Slot::ReadUint(&self.mask);
-            let mut args = Args {
+            let told = Told {
                 kernel,
                 params: bytes_of(p),
                 constants: &constants,
-                slots,
             };
+            let mut args = Args { told, slots };
             twin(&mut args).unwrap();
         }
         let written = |name: &&str| {
