@@ -274,7 +274,7 @@ impl Context {
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 Self::can_block("waiting for a GPU", "read_async")?;
-                gpu.wait()
+                gpu.wait("Context::wait")
             }
         }
     }
@@ -289,10 +289,69 @@ impl Context {
         Ok(())
     }
 
-    /// True if both are the same device, so that one can use the other's tensors.
+    /// Why the device was lost or destroyed, if it was: every call on it fails with this reason from then on. What was on it is gone.
+    /// The CPU is never lost.
+    ///
+    /// On a GPU the device is asked, whoever lost it, on whichever thread. In a browser it is not known before the
+    /// browser has said so.
+    ///
+    /// ```
+    /// use wgrnn::{Context, Layer, Lstm, interop::safetensors::Archive};
+    ///
+    /// /// The layer on a new device, if its own is lost, with the weights of an archive that was kept.
+    /// fn revive(layer: Layer, kept: &Archive) -> wgrnn::Result<Layer> {
+    ///     if layer.context().lost().is_none() {
+    ///         return Ok(layer);
+    ///     }
+    ///     let context = Context::open("auto")?;
+    ///     let layer = Layer::new(&context, *layer.spec(), 0)?;
+    ///     layer.load(kept)?;
+    ///     Ok(layer) // plan its sequences anew, too
+    /// }
+    /// # fn main() -> wgrnn::Result<()> {
+    /// # let layer = Lstm::new(2, 3).build(&Context::cpu())?;
+    /// # let kept = layer.to_archive()?;
+    /// # revive(layer, &kept)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lost(&self) -> Option<String> {
+        match self.device() {
+            Device::Cpu(_) => None,
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.health.lost().map(str::to_owned),
+        }
+    }
+
+    /// Calls back once with the reason when the device is known to be lost, at once if it is already; on the thread on which
+    /// that becomes known. A device that this crate opened says so as soon as wgpu does: when it fails, or after it was destroyed when it is
+    /// next polled. A host's device has one place for a callback, which is the host's: there, it is known when
+    /// a call of this crate fails for it, when [`Self::lost`] is asked, or from [`Self::lost_handler`].
+    pub fn on_lost(&self, callback: impl FnOnce(&str) + Send + 'static) {
+        match self.device() {
+            Device::Cpu(_) => drop(callback),
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.health.known().on_lost(Box::new(callback)),
+        }
+    }
+
+    /// True if both are the same device, so that one can use the other's tensors: one is a clone of the other. Two
+    /// contexts that were opened or wrapped one by one are not.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.device, &other.device)
             || matches!((self.device(), other.device()), (Device::Cpu(a), Device::Cpu(b)) if a == b)
+    }
+
+    /// What is expected and what came, where a tensor is in another context's memory.
+    pub(crate) fn beside(&self, other: &Self) -> [String; 2] {
+        let (name, of_other) = (self.name(), other.name());
+        match name == of_other {
+            false => [format!("on {name}"), of_other],
+            true => [
+                format!("on the device of this context, {name}"),
+                "one in another context of such an adapter: clone one context for both".to_owned(),
+            ],
+        }
     }
 }
 
@@ -300,8 +359,14 @@ impl Context {
 impl Context {
     /// A device and queue that the host owns. They keep their limits and features; the host goes
     /// on submitting and polling as it likes.
+    ///
+    /// Their callbacks stay the host's: neither [`wgpu::Device::set_device_lost_callback`] nor
+    /// [`wgpu::Device::on_uncaptured_error`] is called. What wgpu says against a call of this crate is that call's error and does not
+    /// reach the host's handler; what it says against commands that were recorded into the host's encoder arrives where the host
+    /// finishes or submits that. A queue of another device is refused by the first call that needs memory;
+    /// to see it, that call waits for the device once.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
-        Self::new(Device::Gpu(Gpu::new(device, queue)))
+        Self::new(Device::Gpu(Gpu::of_host(device, queue)))
     }
 
     /// [`Self::open`] where blocking is not possible, as in a browser.
@@ -341,7 +406,26 @@ impl Context {
         Ok(Self::new(Device::Gpu(Gpu::from_adapter(adapter).await?)))
     }
 
-    /// The device and queue, unless this is the CPU.
+    /// What [`wgpu::Device::set_device_lost_callback`] of a host's device may be given, or what a host's own callback may
+    /// pass its arguments on to, so that [`Self::on_lost`] calls back at once and [`Self::lost`] has wgpu's reason. It does not keep the
+    /// device alive. wgpu drops a callback that was set before without calling it.
+    ///
+    /// ```no_run
+    /// # fn host(device: wgrnn::wgpu::Device, queue: wgrnn::wgpu::Queue) {
+    /// let context = wgrnn::Context::from_wgpu(device.clone(), queue);
+    /// device.set_device_lost_callback(context.lost_handler());
+    /// # }
+    /// ```
+    pub fn lost_handler(&self) -> impl Fn(wgpu::DeviceLostReason, String) + Send + 'static + use<> {
+        let known = match self.device() {
+            Device::Cpu(_) => Default::default(),
+            Device::Gpu(gpu) => gpu.health.known().clone(),
+        };
+        known.handler()
+    }
+
+    /// The device and queue, unless this is the CPU. A callback that is set on a device which this crate opened
+    /// ([`wgpu::Device::set_device_lost_callback`]) takes the place of the crate's own: see [`Self::lost_handler`].
     pub fn wgpu(&self) -> Option<(&wgpu::Device, &wgpu::Queue)> {
         match self.device() {
             Device::Cpu(_) => None,

@@ -88,18 +88,34 @@ impl Program {
     /// Records a section into the host's encoder, as one compute pass. It runs when the host
     /// submits; results are in the tensors then.
     ///
+    /// An encoder does not say whose it is, nor wgpu before it is finished whether a buffer is destroyed or mapped: an encoder of
+    /// another device, and what else wgpu has against the commands, is an error of the host's `finish` and `submit`.
+    /// An encoder of another *instance* must not come here: wgpu takes its objects for others or panics.
+    ///
     /// # Errors
-    /// If there is no such section, or this is a program of the CPU.
+    /// If there is no such section, this is a program of the CPU, or the device is known to be lost
+    /// ([`Context::lost`] asks it).
     #[cfg(feature = "gpu")]
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, section: &'static str) -> Result<()> {
         let steps = self.plan.section(section)?;
-        let Some(recording) = &self.recording else {
-            let needs = "recording: the program is on the CPU, where run() is the call".to_owned();
-            let op = "Program::record";
-            return Err(Error::Unsupported { op, needs });
-        };
+        let recording = self.recording("Program::record")?;
         recording.record(encoder, section, steps, None);
         Ok(())
+    }
+
+    /// What is recorded, unless the device is known to be lost.
+    #[cfg(feature = "gpu")]
+    fn recording(&self, op: &'static str) -> Result<&Recording> {
+        match (self.context.device(), &self.recording) {
+            (Device::Gpu(gpu), Some(recording)) => {
+                gpu.health.check_known(op)?;
+                Ok(recording)
+            }
+            _ => Err(Error::Unsupported {
+                op,
+                needs: "recording: the program is on the CPU, where run() is the call".to_owned(),
+            }),
+        }
     }
 
     /// Records some steps into the host's encoder, as one compute pass: a part of a section that is too
@@ -135,10 +151,7 @@ impl Program {
             let expected = format!("within the plan's {most}");
             return Err(Error::value(OP, "steps", expected, format!("{steps:?}")));
         }
-        let Some(recording) = &self.recording else {
-            let needs = "recording: the program is on the CPU, where run() is the call".to_owned();
-            return Err(Error::Unsupported { op: OP, needs });
-        };
+        let recording = self.recording(OP)?;
         recording.record(encoder, &self.plan.name, steps, None);
         Ok(())
     }
@@ -179,12 +192,12 @@ impl Program {
                 return Ok(Duration::ZERO);
             }
             let timestamps = Timestamps::new(gpu, all.len())?;
-            let mut encoder = gpu.device.create_command_encoder(&Default::default());
-            for (pass, (steps, label)) in all.into_iter().zip(sections).enumerate() {
-                let writes = Some(timestamps.writes(pass));
-                recording.record(&mut encoder, label, steps, writes);
-            }
-            let passes = timestamps.finish(gpu, encoder)?;
+            let passes = timestamps.time(gpu, |encoder| {
+                for (pass, (steps, label)) in all.into_iter().zip(sections).enumerate() {
+                    let writes = Some(timestamps.writes(pass));
+                    recording.record(encoder, label, steps, writes);
+                }
+            })?;
             return Ok(gpu::total(&passes, gpu.queue.get_timestamp_period()));
         }
         let start = Instant::now();
@@ -208,13 +221,13 @@ impl Program {
             for start in steps.clone().step_by(MAX_PASSES) {
                 let some = start..steps.end.min(start + MAX_PASSES);
                 let timestamps = Timestamps::new(gpu, some.len())?;
-                let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                for (pass, step) in some.enumerate() {
-                    let label = self.plan.steps[step].kernel.name;
-                    let writes = Some(timestamps.writes(pass));
-                    recording.record(&mut encoder, label, step..step + 1, writes);
-                }
-                let passes = timestamps.finish(gpu, encoder)?;
+                let passes = timestamps.time(gpu, |encoder| {
+                    for (pass, step) in some.enumerate() {
+                        let label = self.plan.steps[step].kernel.name;
+                        let writes = Some(timestamps.writes(pass));
+                        recording.record(encoder, label, step..step + 1, writes);
+                    }
+                })?;
                 times.extend(gpu::each(&passes, gpu.queue.get_timestamp_period()));
             }
             return Ok(times);
@@ -240,9 +253,9 @@ impl Program {
                         _ => EARLY,
                     };
                     for part in self.plan.growing_parts(steps, first, portion) {
-                        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                        recording.record(&mut encoder, &self.plan.name, part, None);
-                        gpu.queue.submit([encoder.finish()]);
+                        gpu.submit("Program::run", |encoder| {
+                            recording.record(encoder, &self.plan.name, part, None);
+                        })?;
                     }
                 }
                 Ok(())
@@ -273,13 +286,8 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
             return Err(Error::shape(OP, &buffer.name, expected, got));
         }
         if !tensor.context().same(context) {
-            let got = tensor.context().name();
-            return Err(Error::value(
-                OP,
-                &buffer.name,
-                format!("on {}", context.name()),
-                got,
-            ));
+            let [expected, got] = context.beside(tensor.context());
+            return Err(Error::value(OP, &buffer.name, expected, got));
         }
         tensors[id.0] = Some(tensor.clone());
     }

@@ -20,6 +20,10 @@ use crate::host::{Host, locked};
 use crate::kernel::Element;
 use crate::real::Real;
 
+/// What a failed copy to the host is reported under.
+#[cfg(feature = "gpu")]
+const READ: &str = "Tensor::read";
+
 /// Numbers in the memory of a [`Context`]. See the [module](self).
 #[derive(Clone, Debug)]
 pub struct Tensor {
@@ -111,6 +115,7 @@ impl Tensor {
             let expected = format!("at least {need} bytes");
             return Err(Error::value(OP, "buffer", expected, buffer.size()));
         }
+        gpu.check_buffer(OP, &buffer)?;
         Ok(Self {
             context: context.clone(),
             shape: shape.to_vec(),
@@ -389,22 +394,19 @@ impl Tensor {
         };
         if !buffer.usage().contains(wgpu::BufferUsages::COPY_SRC) {
             let usage = format!("{:?}", buffer.usage());
-            return Err(Error::value(
-                "Tensor::read",
-                "buffer",
-                "usable as COPY_SRC",
-                usage,
-            ));
+            return Err(Error::value(READ, "buffer", "usable as COPY_SRC", usage));
         }
         let bytes = self.element.bytes(self.len()) as u64;
-        Ok(Some(gpu.download(buffer, self.start(), bytes)))
+        Ok(Some(gpu.download(READ, buffer, self.start(), bytes)?))
     }
 
     #[cfg(feature = "gpu")]
     fn download_now(&self) -> Result<Vec<u32>> {
         Context::can_block("reading a GPU tensor", "Tensor::read_async")?;
         let copy = self.download()?.ok_or_else(wrong_memory)?;
-        self.context.wait()?;
+        if let Device::Gpu(gpu) = self.context.device() {
+            gpu.wait(READ)?;
+        }
         pollster::block_on(copy)
     }
 
@@ -415,10 +417,10 @@ impl Tensor {
             let usage = format!("{:?}", buffer.usage());
             return Err(Error::value(OP, "buffer", "usable as COPY_DST", usage));
         }
-        if let Some((_, queue)) = self.context.wgpu() {
-            queue.write_buffer(buffer, self.start(), bytes);
+        match self.context.device() {
+            Device::Cpu(_) => Err(wrong_memory()),
+            Device::Gpu(gpu) => gpu.write(OP, buffer, self.start(), bytes),
         }
-        Ok(())
     }
 
     fn check_floats(&self, op: &'static str, len: usize) -> Result<()> {

@@ -1,12 +1,11 @@
 //! A wgpu device with the pipelines that were built on it.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use wgpu::util::DeviceExt as _;
-
 use super::cooperative;
+use super::lost::Health;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Kernel, compose};
 use crate::kernels::step::LANES;
@@ -17,6 +16,13 @@ use crate::plan::{Cooperative, DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target
 pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
+    pub(crate) health: Health,
+    /// Bytes written since the latest submission of ours.
+    pub(super) pending: AtomicU64,
+    /// Whether the queue is the device's; asked once.
+    pub(super) pair: OnceLock<bool>,
+    /// How a buffer is bound to see whether it is the device's; made once.
+    pub(super) probe: OnceLock<wgpu::BindGroupLayout>,
     limits: wgpu::Limits,
     /// Whether its shaders can unpack 16-bit floats; asked once.
     unpacks: OnceLock<bool>,
@@ -55,8 +61,13 @@ fn new_instance() -> wgpu::Instance {
 }
 
 impl Gpu {
-    pub(crate) fn new(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+    /// A device and queue of the host's.
+    pub(crate) fn of_host(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self {
+            health: Health::of_host(&device),
+            pending: AtomicU64::new(0),
+            pair: OnceLock::new(),
+            probe: OnceLock::new(),
             limits: device.limits(),
             unpacks: OnceLock::new(),
             device,
@@ -123,7 +134,9 @@ impl Gpu {
             })?;
         Ok(Self {
             cooperative,
-            ..Self::new(device, queue)
+            health: Health::of_own(&device),
+            pair: OnceLock::from(true),
+            ..Self::of_host(device, queue)
         })
     }
 
@@ -177,13 +190,6 @@ impl Gpu {
         describe(&self.device.adapter_info())
     }
 
-    pub(crate) fn wait(&self) -> Result<()> {
-        self.device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map(|_| ())
-            .map_err(|e| failed("waiting for the device", e))
-    }
-
     fn most_bytes(&self) -> u64 {
         let limits = &self.limits;
         let of_binding = limits.max_storage_buffer_binding_size;
@@ -192,6 +198,7 @@ impl Gpu {
 
     /// A zeroed storage buffer of so many bytes. An empty tensor still needs a buffer to bind.
     pub(crate) fn buffer(&self, bytes: usize) -> Result<wgpu::Buffer> {
+        self.check_pair()?;
         let size = bytes.max(16) as u64;
         let available = self.most_bytes();
         if size > available {
@@ -224,51 +231,19 @@ impl Gpu {
             });
         }
         self.checked("allocating a buffer", || {
-            self.device
-                .create_buffer_init(&wgpu::util::BufferInitDescriptor {
-                    label: Some("wgrnn parameters"),
-                    contents,
-                    usage: wgpu::BufferUsages::UNIFORM,
-                })
-        })
-    }
-
-    /// Submits a copy of part of a buffer, in bytes of whole words, at once; the future resolves when
-    /// the device was polled past it.
-    pub(crate) fn download(
-        &self,
-        buffer: &wgpu::Buffer,
-        offset: u64,
-        size: u64,
-    ) -> impl Future<Output = Result<Vec<u32>>> + use<> {
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgrnn readback"),
-            size: size.max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        if size > 0 {
-            encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
-        }
-        self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
-            // The receiver is gone only if the caller dropped the future.
-            let _ = sender.send(result);
-        });
-        async move {
-            const OP: &str = "reading back";
-            match receiver.receive().await {
-                Some(Ok(())) => {}
-                Some(Err(e)) => return Err(failed(OP, e)),
-                None => return Err(failed(OP, "the device was dropped")),
+            let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("wgrnn parameters"),
+                size: needed.max(16).next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT),
+                usage: wgpu::BufferUsages::UNIFORM,
+                mapped_at_creation: true,
+            });
+            // It has no range if it could not be made, which is an error by itself.
+            if let Ok(mut view) = buffer.get_mapped_range_mut(..) {
+                view.slice(..contents.len()).copy_from_slice(contents);
             }
-            let view = staging
-                .get_mapped_range(..size)
-                .map_err(|e| failed(OP, e))?;
-            Ok(bytemuck::pod_collect_to_vec(&view))
-        }
+            buffer.unmap();
+            buffer
+        })
     }
 
     /// The pipeline of a kernel with these constants, built on first use.
@@ -388,7 +363,7 @@ impl Gpu {
             .bindings
             .iter()
             .filter_map(|b| b.half.filter(|_| !b.f16));
-        if halves.any(|name| constants.contains(&(name, 1))) && !self.unpacks() {
+        if halves.any(|name| constants.contains(&(name, 1))) && !self.unpacks()? {
             return Err(Error::Unsupported {
                 op: kernel.name,
                 needs: "a device whose shaders can unpack 16-bit floats".to_owned(),
@@ -436,43 +411,26 @@ impl Gpu {
 
     /// A device of a host's does not say: wgpu takes it from its adapter. Every WebGPU device can, and
     /// of Mesa's Vulkan drivers those that have 16-bit floats as such.
-    fn unpacks(&self) -> bool {
+    fn unpacks(&self) -> Result<bool> {
         const TEXT: &str = "fn unpack(x: u32) -> vec2f { return unpack2x16float(x); }";
-        *self.unpacks.get_or_init(|| {
-            let probe = self.checked("16-bit floats", || {
-                self.device
-                    .create_shader_module(wgpu::ShaderModuleDescriptor {
-                        label: Some("wgrnn probe"),
-                        source: wgpu::ShaderSource::Wgsl(TEXT.into()),
-                    })
-            });
-            probe.is_ok()
-        })
-    }
-
-    /// Runs `make` and turns what the device says against it into an error. In a browser the
-    /// device reports later, through its own handler.
-    fn checked<T>(&self, op: &str, make: impl FnOnce() -> T) -> Result<T> {
-        #[cfg(target_arch = "wasm32")]
-        {
-            let _ = op;
-            Ok(make())
+        const OP: &str = "16-bit floats";
+        if let Some(known) = self.unpacks.get() {
+            return Ok(*known);
         }
-        #[cfg(not(target_arch = "wasm32"))]
-        {
-            let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-            let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-            let made = make();
-            let errors = [validation, memory].map(|scope| pollster::block_on(scope.pop()));
-            match errors.into_iter().flatten().next() {
-                None => Ok(made),
-                Some(e) => Err(failed(op, e)),
-            }
-        }
+        let probe = self.checked(OP, || {
+            self.device
+                .create_shader_module(wgpu::ShaderModuleDescriptor {
+                    label: Some("wgrnn probe"),
+                    source: wgpu::ShaderSource::Wgsl(TEXT.into()),
+                })
+        });
+        // What a lost device says is no answer.
+        self.health.check(OP)?;
+        Ok(*self.unpacks.get_or_init(|| probe.is_ok()))
     }
 }
 
-fn entry(
+pub(super) fn entry(
     binding: u32,
     ty: wgpu::BufferBindingType,
     has_dynamic_offset: bool,
@@ -487,18 +445,6 @@ fn entry(
             min_binding_size: wgpu::BufferSize::new(size as u64),
         },
         count: None,
-    }
-}
-
-fn failed(op: &str, reason: impl std::fmt::Display) -> Error {
-    Error::Device {
-        op: op.to_owned(),
-        // wgpu's messages run over several lines.
-        reason: reason
-            .to_string()
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" "),
     }
 }
 

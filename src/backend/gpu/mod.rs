@@ -1,8 +1,12 @@
 //! The GPU backend: [`device`] opens adapters and keeps pipelines, [`recording`] turns a plan into
-//! commands, [`timing`] measures them; [`cooperative`] says which matrices an adapter has.
+//! commands, [`calls`] submits them and moves data, [`timing`] measures them; [`lost`] says whether a device still works,
+//! [`foreign`] whether what a host hands over is the device's, [`cooperative`] which matrices an adapter has.
 
+mod calls;
 mod cooperative;
 mod device;
+mod foreign;
+mod lost;
 mod recording;
 mod timing;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::device::{Gpu, Pipeline};
 use crate::error::{Error, Result};
-use crate::plan::{BufferId, Plan};
+use crate::plan::{BufferId, Plan, Step};
 use crate::tensor::{Storage, Tensor};
 
 /// Everything that a plan's commands refer to.
@@ -29,7 +29,7 @@ impl Recording {
     /// Builds the pipelines and bind groups for `plan` over `tensors`, one for each of its buffers.
     pub(crate) fn new(gpu: &Gpu, plan: &Plan, tensors: &[Tensor]) -> Result<Self> {
         let table = gpu.uniforms(&plan.params)?;
-        let mut bind_groups = Vec::new();
+        let mut bound = Vec::new();
         let mut known: HashMap<(*const Pipeline, &[BufferId]), usize> = HashMap::new();
         let mut steps = Vec::with_capacity(plan.steps.len());
         // The plan may be for another device, and then bounded otherwise.
@@ -41,10 +41,9 @@ impl Recording {
             let bind_group = match known.get(&key) {
                 Some(&index) => index,
                 None => {
-                    let bound: Vec<_> = step.bindings.iter().map(|id| &tensors[id.0]).collect();
-                    bind_groups.push(bind(gpu, &pipeline, step.kernel, &table, &bound)?);
-                    known.insert(key, bind_groups.len() - 1);
-                    bind_groups.len() - 1
+                    known.insert(key, bound.len());
+                    bound.push((pipeline.clone(), step));
+                    bound.len() - 1
                 }
             };
             let offset = u32::try_from(step.params.start).map_err(|_| Error::Limit {
@@ -67,6 +66,13 @@ impl Recording {
                 grid: step.grid,
             });
         }
+        let make = |(pipeline, step): &(Arc<Pipeline>, &Step)| {
+            let bound: Vec<_> = step.bindings.iter().map(|id| &tensors[id.0]).collect();
+            bind(gpu, pipeline, step.kernel, &table, &bound)
+        };
+        let bind_groups = gpu.checked("binding a plan's memory", || {
+            bound.iter().map(make).collect::<Result<_>>()
+        })??;
         Ok(Self { steps, bind_groups })
     }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::device::Gpu;
 use crate::error::{Error, Result};
 
+const OP: &str = "timing on the device";
+
 /// The most passes that one [`Timestamps`] has room for, with two queries each.
 pub(crate) const MAX_PASSES: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 
@@ -32,12 +34,12 @@ impl Timestamps {
             .contains(wgpu::Features::TIMESTAMP_QUERY)
         {
             return Err(Error::Unsupported {
-                op: "timing on the device",
+                op: OP,
                 needs: "an adapter without timestamps (the feature TIMESTAMP_QUERY)".to_owned(),
             });
         }
         let queries = 2 * passes.clamp(1, MAX_PASSES) as u32;
-        Ok(Self {
+        gpu.checked(OP, || Self {
             set: gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("wgrnn timestamps"),
                 ty: wgpu::QueryType::Timestamp,
@@ -63,16 +65,22 @@ impl Timestamps {
         }
     }
 
-    /// Submits the passes, of which each has written its timestamps, and waits for them.
+    /// Submits the passes that `record` records, of which each writes its timestamps, and waits for them.
     ///
     /// # Errors
     /// If the device fails.
-    pub(crate) fn finish(&self, gpu: &Gpu, mut encoder: wgpu::CommandEncoder) -> Result<Vec<Pass>> {
-        encoder.resolve_query_set(&self.set, 0..2 * self.passes as u32, &self.resolved, 0);
-        gpu.queue.submit([encoder.finish()]);
+    pub(crate) fn time(
+        &self,
+        gpu: &Gpu,
+        record: impl FnOnce(&mut wgpu::CommandEncoder),
+    ) -> Result<Vec<Pass>> {
+        gpu.submit(OP, |encoder| {
+            record(encoder);
+            encoder.resolve_query_set(&self.set, 0..2 * self.passes as u32, &self.resolved, 0);
+        })?;
         // Two words for each of the two.
-        let words = gpu.download(&self.resolved, 0, 16 * self.passes as u64);
-        gpu.wait()?;
+        let words = gpu.download(OP, &self.resolved, 0, 16 * self.passes as u64)?;
+        gpu.wait(OP)?;
         let words = pollster::block_on(words)?;
         let tick = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         let pass = |w: &[u32]| [tick(w[0], w[1]), tick(w[2], w[3])];
