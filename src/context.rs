@@ -295,23 +295,20 @@ impl Context {
     /// On a GPU the device is asked, whoever lost it, on whichever thread. In a browser it is not known before the
     /// browser has said so.
     ///
-    /// ```
-    /// use wgrnn::{Context, Layer, Lstm, interop::safetensors::Archive};
+    /// To go on, open a context, build the layer with its [`spec`](crate::Layer::spec) on it, and load weights that were kept
+    /// ([`Layer::to_archive`](crate::Layer::to_archive)); sequences, streams and tensors of the lost device are made anew.
     ///
-    /// /// The layer on a new device, if its own is lost, with the weights of an archive that was kept.
-    /// fn revive(layer: Layer, kept: &Archive) -> wgrnn::Result<Layer> {
-    ///     if layer.context().lost().is_none() {
-    ///         return Ok(layer);
-    ///     }
-    ///     let context = Context::open("auto")?;
-    ///     let layer = Layer::new(&context, *layer.spec(), 0)?;
-    ///     layer.load(kept)?;
-    ///     Ok(layer) // plan its sequences anew, too
-    /// }
+    /// ```
+    /// # use wgrnn::{Context, Layer, Lstm};
     /// # fn main() -> wgrnn::Result<()> {
-    /// # let layer = Lstm::new(2, 3).build(&Context::cpu())?;
-    /// # let kept = layer.to_archive()?;
-    /// # revive(layer, &kept)?;
+    /// # let mut layer = Lstm::new(2, 3).build(&Context::cpu())?;
+    /// let kept = layer.to_archive()?; // from time to time
+    /// if let Some(reason) = layer.context().lost() {
+    ///     eprintln!("{reason}");
+    ///     layer = Layer::new(&Context::open("auto")?, *layer.spec(), 0)?;
+    ///     layer.load(&kept)?;
+    /// }
+    /// # let _ = layer;
     /// # Ok(())
     /// # }
     /// ```

@@ -2,6 +2,7 @@
 //! a handler that belongs to the host.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 
 use super::device::Gpu;
@@ -125,22 +126,15 @@ impl Gpu {
     /// Where a driver says that its device is lost, wgpu's poll panics: that one panic is an error here. Those of the
     /// host's own callbacks, which it calls, go on.
     fn poll(&self, op: &str, how: wgpu::PollType) -> Result<()> {
-        let poll = || self.device.poll(how);
-        #[cfg(not(target_family = "wasm"))]
-        {
-            use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-            let polled = catch_unwind(AssertUnwindSafe(poll)).or_else(|panic| {
-                let text = panic.downcast_ref::<String>();
-                match text.filter(|text| text.starts_with("Error in Device::poll")) {
-                    Some(text) => Err(self.health.error(op, text)),
-                    None => resume_unwind(panic),
-                }
-            });
-            polled?.map_err(|e| self.health.error(op, e))?;
-        }
-        #[cfg(target_family = "wasm")]
-        poll().map_err(|e| self.health.error(op, e))?;
+        let poll = AssertUnwindSafe(|| self.device.poll(how));
+        let polled = catch_unwind(poll).or_else(|panic| {
+            let text = panic.downcast_ref::<String>();
+            match text.filter(|text| text.starts_with("Error in Device::poll")) {
+                Some(text) => Err(self.health.error(op, text)),
+                None => resume_unwind(panic),
+            }
+        });
+        polled?.map_err(|e| self.health.error(op, e))?;
         Ok(())
     }
 }

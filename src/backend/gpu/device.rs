@@ -21,8 +21,6 @@ pub(crate) struct Gpu {
     pub(super) pending: AtomicU64,
     /// Whether the queue is the device's; asked once.
     pub(super) pair: OnceLock<bool>,
-    /// How a buffer is bound to see whether it is the device's; made once.
-    pub(super) probe: OnceLock<wgpu::BindGroupLayout>,
     limits: wgpu::Limits,
     /// Whether its shaders can unpack 16-bit floats; asked once.
     unpacks: OnceLock<bool>,
@@ -67,7 +65,6 @@ impl Gpu {
             health: Health::of_host(&device),
             pending: AtomicU64::new(0),
             pair: OnceLock::new(),
-            probe: OnceLock::new(),
             limits: device.limits(),
             unpacks: OnceLock::new(),
             device,

@@ -4,7 +4,13 @@
 //! instances it compares nothing: it looks a number up, finds another object or panics. What is told apart here, is told
 //! by where an answer arrives.
 
-use super::device::Gpu;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use super::device::{Gpu, entry};
 use crate::error::{Error, Result};
 
 impl Gpu {
@@ -43,19 +49,11 @@ impl Gpu {
         Err(Error::value(op, "buffer", expected, reason))
     }
 
-    #[cfg(target_family = "wasm")]
+    /// A device's poll calls back what its own queue has done. A browser polls by itself.
     fn is_pair(&self) -> bool {
-        true
-    }
-
-    /// A device's poll calls back what its own queue has done.
-    #[cfg(not(target_family = "wasm"))]
-    fn is_pair(&self) -> bool {
-        use std::sync::Arc;
-        use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-        use std::thread;
-        use std::time::Duration;
-
+        if cfg!(target_family = "wasm") {
+            return true;
+        }
         let (here, elsewhere) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         // Another thread that polls may be faster.
         for _ in 0..8 {
@@ -74,17 +72,12 @@ impl Gpu {
         elsewhere.load(SeqCst)
     }
 
-    #[cfg(target_family = "wasm")]
-    fn stranger(&self, _: &'static str, _: &wgpu::Buffer) -> Option<String> {
-        None
-    }
-
-    /// Why a buffer, which is not mapped, cannot be bound on this device.
-    #[cfg(not(target_family = "wasm"))]
+    /// Why a buffer, which is not mapped, cannot be bound on this device; a browser does not say so at once.
     fn stranger(&self, op: &'static str, buffer: &wgpu::Buffer) -> Option<String> {
-        use std::panic::{AssertUnwindSafe, catch_unwind};
-
         const ELSEWHERE: &str = "a buffer of another device";
+        if cfg!(target_family = "wasm") {
+            return None;
+        }
         // Another instance may not have this buffer's number, or have it for another buffer.
         let bound = catch_unwind(AssertUnwindSafe(|| self.bind_alone(op, buffer)));
         match bound {
@@ -105,15 +98,21 @@ impl Gpu {
     }
 
     /// Makes a bind group of nothing else; the text is wgpu's.
-    #[cfg(not(target_family = "wasm"))]
     fn bind_alone(&self, op: &'static str, buffer: &wgpu::Buffer) -> Result<(), String> {
+        let most = self.limits().max_storage_buffer_binding_size;
+        let size = buffer.size().min(most) / 4 * 4;
+        let ty = wgpu::BufferBindingType::Storage { read_only: true };
+        let label = Some("wgrnn probe");
         let bound = self.checked(op, || {
-            let layout = self.probe.get_or_init(|| self.probe_layout());
-            let most = self.limits().max_storage_buffer_binding_size;
-            let size = buffer.size().min(most) / 4 * 4;
+            let layout = self
+                .device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                    label,
+                    entries: &[entry(0, ty, false, 0)],
+                });
             drop(self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("wgrnn probe"),
-                layout,
+                label,
+                layout: &layout,
                 entries: &[wgpu::BindGroupEntry {
                     binding: 0,
                     resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -128,15 +127,5 @@ impl Gpu {
             Error::Device { reason, .. } => reason,
             other => other.to_string(),
         })
-    }
-
-    #[cfg(not(target_family = "wasm"))]
-    fn probe_layout(&self) -> wgpu::BindGroupLayout {
-        let ty = wgpu::BufferBindingType::Storage { read_only: true };
-        self.device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-                label: Some("wgrnn probe"),
-                entries: &[super::device::entry(0, ty, false, 0)],
-            })
     }
 }

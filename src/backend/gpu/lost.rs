@@ -124,9 +124,12 @@ impl Health {
         self.lost.reason()
     }
 
-    /// A device that works refuses a buffer without a use; one that is lost says nothing.
-    #[cfg(not(target_family = "wasm"))]
+    /// A device that works refuses a buffer without a use; one that is lost says nothing. A browser does not answer at
+    /// once; it calls back.
     fn works(&self) -> bool {
+        if cfg!(target_family = "wasm") {
+            return true;
+        }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         drop(self.device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
@@ -135,12 +138,6 @@ impl Health {
             mapped_at_creation: false,
         }));
         pollster::block_on(scope.pop()).is_some()
-    }
-
-    /// A browser does not answer at once; it calls back.
-    #[cfg(target_family = "wasm")]
-    fn works(&self) -> bool {
-        true
     }
 
     /// # Errors
