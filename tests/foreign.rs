@@ -277,6 +277,8 @@ fn a_queue_of_another_device() -> Result<()> {
     Ok(())
 }
 
+type Record<'a> = &'a dyn Fn(&mut wgpu::CommandEncoder) -> Result<()>;
+
 /// An encoder does not say whose it is: wgpu refuses what was recorded where the host finishes it.
 #[test]
 fn an_encoder_of_another_device() -> Result<()> {
@@ -285,7 +287,7 @@ fn an_encoder_of_another_device() -> Result<()> {
         let layer = layer(&context)?;
         let (call, streams) = (layer.inference(SIZE)?, layer.streams(1)?);
         streams.advance(&[0])?;
-        let record: [&dyn Fn(&mut wgpu::CommandEncoder) -> Result<()>; 3] = [
+        let record: [Record; 3] = [
             &|encoder| call.record_forward(encoder),
             &|encoder| streams.record_step(encoder),
             &|encoder| layer.record_prepare(encoder),

@@ -225,6 +225,10 @@ fn lost_in_the_middle() -> Result<()> {
         let mut rng = Rng::new(nth as u64 + 1);
         for round in 0..rounds {
             let context = pollster::block_on(Context::from_adapter(adapter))?;
+            if round % 2 == 1 {
+                // With pipelines at hand the threads are in their calls, else mostly in building them.
+                train(&context)?;
+            }
             let pause = Duration::from_micros(rng.uniforms(1, 0.0, 40_000.0)[0] as u64);
             thread::scope(|scope| {
                 let works = [
