@@ -289,14 +289,15 @@ impl Context {
         Ok(())
     }
 
-    /// Why the device was lost or destroyed, if it was: every call on it fails with this reason from then on. What was on it is gone.
-    /// The CPU is never lost.
+    /// Why the device was lost or destroyed, if it was: every call on it fails with this reason from then on. What was
+    /// on it is gone. The CPU is never lost.
     ///
     /// On a GPU the device is asked, whoever lost it, on whichever thread. In a browser it is not known before the
     /// browser has said so.
     ///
-    /// To go on, open a context, build the layer with its [`spec`](crate::Layer::spec) on it, and load weights that were kept
-    /// ([`Layer::to_archive`](crate::Layer::to_archive)); sequences, streams and tensors of the lost device are made anew.
+    /// To go on, open a context, build the layer with its [`spec`](crate::Layer::spec) on it, and load weights that
+    /// were kept ([`Layer::to_archive`](crate::Layer::to_archive)); sequences, streams and tensors of the lost device
+    /// are made anew.
     ///
     /// ```
     /// # use wgrnn::{Context, Layer, Lstm};
@@ -320,10 +321,14 @@ impl Context {
         }
     }
 
-    /// Calls back once with the reason when the device is known to be lost, at once if it is already; on the thread on which
-    /// that becomes known. A device that this crate opened says so as soon as wgpu does: when it fails, or after it was destroyed when it is
-    /// next polled. A host's device has one place for a callback, which is the host's: there, it is known when
-    /// a call of this crate fails for it, when [`Self::lost`] is asked, or from [`Self::lost_handler`].
+    /// Calls back once with the reason when the device is known to be lost, at once if it is already.
+    ///
+    /// A device that this crate opened says so as soon as wgpu does: when it fails, or, if it was destroyed, when it
+    /// is next polled or used. A host's device has one place for a callback, which is the host's: there, it is known
+    /// when a call of this crate fails for it, when [`Self::lost`] is asked, or from [`Self::lost_handler`].
+    ///
+    /// The callback runs on the thread on which that becomes known, in the middle of a call that may hold locks: let
+    /// it set a flag or send a message, and go on elsewhere.
     pub fn on_lost(&self, callback: impl FnOnce(&str) + Send + 'static) {
         match self.device() {
             Device::Cpu(_) => drop(callback),
@@ -358,10 +363,10 @@ impl Context {
     /// on submitting and polling as it likes.
     ///
     /// Their callbacks stay the host's: neither [`wgpu::Device::set_device_lost_callback`] nor
-    /// [`wgpu::Device::on_uncaptured_error`] is called. What wgpu says against a call of this crate is that call's error and does not
-    /// reach the host's handler; what it says against commands that were recorded into the host's encoder arrives where the host
-    /// finishes or submits that. A queue of another device is refused by the first call that needs memory;
-    /// to see it, that call waits for the device once.
+    /// [`wgpu::Device::on_uncaptured_error`] is called. What wgpu says against a call of this crate is that call's
+    /// error and does not reach the host's handler; what it says against commands that were recorded into the host's
+    /// encoder arrives where the host finishes or submits that. A queue of another device is refused by the first call
+    /// that needs memory; to see it, that call waits for the device once.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         Self::new(Device::Gpu(Gpu::of_host(device, queue)))
     }
@@ -403,9 +408,9 @@ impl Context {
         Ok(Self::new(Device::Gpu(Gpu::from_adapter(adapter).await?)))
     }
 
-    /// What [`wgpu::Device::set_device_lost_callback`] of a host's device may be given, or what a host's own callback may
-    /// pass its arguments on to, so that [`Self::on_lost`] calls back at once and [`Self::lost`] has wgpu's reason. It does not keep the
-    /// device alive. wgpu drops a callback that was set before without calling it.
+    /// What [`wgpu::Device::set_device_lost_callback`] of a host's device may be given, or what a host's own callback
+    /// may pass its arguments on to, so that [`Self::on_lost`] calls back at once and [`Self::lost`] has wgpu's
+    /// reason. It does not keep the device alive. wgpu drops a callback that was set before without calling it.
     ///
     /// ```no_run
     /// # fn host(device: wgrnn::wgpu::Device, queue: wgrnn::wgpu::Queue) {

@@ -88,9 +88,9 @@ impl Program {
     /// Records a section into the host's encoder, as one compute pass. It runs when the host
     /// submits; results are in the tensors then.
     ///
-    /// An encoder does not say whose it is, nor wgpu before it is finished whether a buffer is destroyed or mapped: an encoder of
-    /// another device, and what else wgpu has against the commands, is an error of the host's `finish` and `submit`.
-    /// An encoder of another *instance* must not come here: wgpu takes its objects for others or panics.
+    /// An encoder does not say whose it is, nor wgpu before it is finished whether a buffer is destroyed or mapped: an
+    /// encoder of another device, and what else wgpu has against the commands, is an error of the host's `finish` and
+    /// `submit`. An encoder of another *instance* must not come here: wgpu takes its objects for others or panics.
     ///
     /// # Errors
     /// If there is no such section, this is a program of the CPU, or the device is known to be lost

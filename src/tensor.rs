@@ -1,8 +1,8 @@
 //! A tensor: a shape over a slice of a GPU buffer or of CPU memory.
 //!
-//! Clones and slices share the memory. Writing goes through the device's queue and is ordered
-//! with its submissions; reading waits for them. What is written to a GPU is copied to it by the next submission, of whomever, or
-//! when 16 MiB wait.
+//! Clones and slices share the memory. Writing goes through the device's queue and is ordered with its submissions;
+//! reading waits for them. What is written to a GPU is copied to it by the next submission, of whomever, or when 16
+//! MiB wait.
 
 #[cfg(feature = "gpu")]
 use std::future::Future;
@@ -86,17 +86,17 @@ impl Tensor {
     /// A tensor over part of a buffer that the host made with the usage `STORAGE`, starting
     /// `offset` bytes in. Reading it back needs `COPY_SRC`, writing `COPY_DST`.
     ///
-    /// A buffer of another device is refused. One of another wgpu *instance* is told apart by unmapping it in vain, which its own
-    /// device's handler of uncaptured errors hears of; where that is wgpu's default one, which panics, the panic is
-    /// caught here, after its message. Not told apart are buffers of another instance that can be mapped
+    /// A buffer of another device is refused. One of another wgpu *instance* is told apart by unmapping it in vain,
+    /// which its own device's handler of uncaptured errors hears of; where that is wgpu's default one, which panics,
+    /// the panic is caught here, after its message. Not told apart are buffers of another instance that can be mapped
     /// (`MAPPABLE_PRIMARY_BUFFERS`), and in a browser, where errors come later, no buffers at all.
     ///
     /// A buffer that the host maps or destroys later is an error of the calls that use it
     /// ([`Error::Device`]), and for commands recorded into the host's encoder one of the host's submission.
     ///
     /// # Errors
-    /// If the context is not that GPU, the buffer is too small, mapped, destroyed or of another device, or the offset is
-    /// not a multiple of the device's `min_storage_buffer_offset_alignment`.
+    /// If the context is not that GPU, the buffer is too small, mapped, destroyed or of another device, or the offset
+    /// is not a multiple of the device's `min_storage_buffer_offset_alignment`.
     #[cfg(feature = "gpu")]
     pub fn from_buffer(
         context: &Context,
@@ -261,8 +261,9 @@ impl Tensor {
     /// each value's nearest.
     ///
     /// # Errors
-    /// If the number of values differs, or the tensor does not hold floats; [`Error::Device`] if the device was lost, or the buffer
-    /// was destroyed or mapped by the host. wgpu gives a device up, as lost, that has no memory left for a write.
+    /// If the number of values differs, or the tensor does not hold floats; [`Error::Device`] if the device was lost,
+    /// or the buffer was destroyed or mapped by the host. wgpu gives a device up, as lost, that has no memory left for
+    /// a write.
     pub fn write(&self, values: &[f32]) -> Result<()> {
         self.check_floats("Tensor::write", values.len())?;
         let half = self.element == Element::Half;

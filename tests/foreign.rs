@@ -1,5 +1,5 @@
-//! What a host hands over that does not fit: buffers of another device, of another instance, mapped or destroyed ones, a queue
-//! or an encoder of another device. What wgpu can be asked is an error.
+//! What a host hands over that does not fit: buffers of another device, of another instance, mapped or destroyed ones,
+//! a queue or an encoder of another device. What wgpu can be asked is an error.
 #![cfg(feature = "gpu")]
 
 mod common;
@@ -240,6 +240,18 @@ fn a_buffer_that_is_destroyed() -> Result<()> {
         assert_eq!(anew.y().read()?, y);
     }
     Ok(())
+}
+
+#[test]
+fn a_queue_of_another_instance() {
+    let none = wgpu::Features::empty();
+    for ((device, _), (_, queue)) in devices(none).into_iter().zip(devices(none)) {
+        let wrong = Context::from_wgpu(device, queue);
+        assert_eq!(
+            refused(Tensor::zeros(&wrong, &[LEN], Element::Float)).0,
+            "queue"
+        );
+    }
 }
 
 #[test]

@@ -220,7 +220,7 @@ fn a_host_passes_the_news_on() -> Result<()> {
 /// The device goes while another thread is in the middle of whatever it does.
 #[test]
 fn lost_in_the_middle() -> Result<()> {
-    let rounds = if common::thorough() { 200 } else { 8 };
+    let rounds = if common::thorough() { 100 } else { 8 };
     for (nth, adapter) in pollster::block_on(Context::adapters()).iter().enumerate() {
         let mut rng = Rng::new(nth as u64 + 1);
         for round in 0..rounds {

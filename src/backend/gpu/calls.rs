@@ -1,6 +1,7 @@
 //! What is asked of a device, so that whatever it says against it is an error: wgpu's own way is to panic, or to call
 //! a handler that belongs to the host.
 
+use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
@@ -126,15 +127,38 @@ impl Gpu {
     /// Where a driver says that its device is lost, wgpu's poll panics: that one panic is an error here. Those of the
     /// host's own callbacks, which it calls, go on.
     fn poll(&self, op: &str, how: wgpu::PollType) -> Result<()> {
-        let poll = AssertUnwindSafe(|| self.device.poll(how));
-        let polled = catch_unwind(poll).or_else(|panic| {
-            let text = panic.downcast_ref::<String>();
-            match text.filter(|text| text.starts_with("Error in Device::poll")) {
+        match catch_unwind(AssertUnwindSafe(|| self.device.poll(how))) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) => Err(self.health.error(op, e)),
+            Err(panic) => match of_poll(&*panic) {
                 Some(text) => Err(self.health.error(op, text)),
                 None => resume_unwind(panic),
-            }
-        });
-        polled?.map_err(|e| self.health.error(op, e))?;
-        Ok(())
+            },
+        }
+    }
+}
+
+/// The text of the panic by which wgpu's poll ends.
+fn of_poll(panic: &dyn Any) -> Option<&str> {
+    let text = panic.downcast_ref::<String>()?;
+    text.starts_with("Error in Device::poll").then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_panic_of_a_poll_is_an_error() {
+        // As wgpu does it; what it formats is not known at compile time.
+        let fatal = |operation: &str| {
+            let caught = catch_unwind(|| panic!("Error in {operation}: Parent device is lost"));
+            caught.unwrap_err()
+        };
+        let text = "Error in Device::poll: Parent device is lost";
+        assert_eq!(of_poll(&*fatal("Device::poll")), Some(text));
+        assert_eq!(of_poll(&*fatal("a callback")), None);
+        let other = catch_unwind(|| panic!("a callback")).unwrap_err();
+        assert_eq!(of_poll(&*other), None);
     }
 }
