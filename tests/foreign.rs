@@ -430,7 +430,7 @@ fn writes_do_not_pile_up() -> Result<()> {
         for nth in 0..WRITES {
             values[nth] = nth as f32;
             tensor.write(&values)?;
-            most = most.max(held().unwrap_or(0) - before);
+            most = most.max(held().unwrap_or(0).saturating_sub(before));
         }
         let all = (4 * FLOATS * WRITES) as u64;
         assert!(most < all / 2, "{}: {most} of {all} bytes", context.name());
