@@ -58,7 +58,7 @@ fn program(context: &Context, (m, n, k, kind): Product) -> Result<(Program, Buff
     let program = Program::new(context, b.finish(), &[])?;
     let mut rng = Rng::new(1);
     for id in [x.buffer, w.buffer, bias] {
-        let tensor = program.tensor(id);
+        let tensor = program.tensor(id).unwrap();
         tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0))?;
     }
     program.run("main")?;
@@ -76,7 +76,7 @@ fn bench(c: &mut Criterion) {
             ..Shape::new(m, n, k)
         };
         let oracle = program(&Context::cpu_f64(), product).expect(kind);
-        let want = oracle.0.tensor(oracle.1).read_f64().expect(kind);
+        let want = oracle.0.tensor(oracle.1).unwrap().read_f64().expect(kind);
         let mut group = c.benchmark_group(shape.to_string());
         group
             .sample_size(10)
@@ -95,7 +95,7 @@ fn bench(c: &mut Criterion) {
                 });
                 let (program, c, flops) = program(&context, product).expect(kind);
                 let name = form.map_or("chosen", Form::name);
-                let got = program.tensor(c).read_f64().expect(name);
+                let got = program.tensor(c).unwrap().read_f64().expect(name);
                 let (error, limit) = (compare(&got, &want).error, tolerance::kernel(Dtype::F32, k));
                 assert!(error <= limit, "{shape} {name}: {error:e} > {limit:e}");
                 group.throughput(Throughput::Elements(flops));

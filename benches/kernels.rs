@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::collections::HashMap;
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use wgrnn::check::{Status, compare, kernels, tolerance};
 use wgrnn::kernel::{Access, Data, Element, Kernel};
@@ -17,9 +19,14 @@ const SIZE: [usize; 3] = [64, 256, 128];
 /// The kernel's sample on a device; the same numbers on every device.
 fn ready(context: &Context, kernel: &'static Kernel) -> Result<Program> {
     let sample = (kernel.sample)(SIZE, &mut Rng::new(1))?;
-    let program = Program::new(context, sample.plan, &[])?;
+    let mut bound = Vec::new();
+    for (id, buffer) in sample.plan.ids() {
+        let zeros = Tensor::zeros(context, &buffer.shape, buffer.element)?;
+        bound.push((id, zeros));
+    }
+    let program = Program::new(context, sample.plan, &bound)?;
     for (id, data) in &sample.data {
-        let tensor = program.tensor(*id);
+        let tensor = program.tensor(*id)?;
         match (data, tensor.element()) {
             (Data::Float(v), Element::Float | Element::Half) => tensor.write(v)?,
             (Data::Uint(v), Element::Uint) => tensor.write_uint(v)?,
@@ -41,17 +48,22 @@ fn agree(program: &Program, oracle: &Program) -> Result<()> {
     let name = section(program);
     program.run(name)?;
     oracle.run(name)?;
-    let length = plan.cost(plan.section(name)?).length;
+    let length = plan.cost(plan.section(name)?)?.length;
     let limit = tolerance::kernel(program.context().dtype(), length);
+    let twins = plan.ids().zip(oracle.plan().ids());
+    let twins: HashMap<_, _> = twins.map(|((own, _), (twin, _))| (own, twin)).collect();
     let mut compared = 0;
     for step in plan.steps() {
         for (&id, binding) in step.bindings.iter().zip(step.kernel.bindings) {
             if binding.access != Access::Read {
-                let error =
-                    compare(&values(program.tensor(id))?, &values(oracle.tensor(id))?).error;
-                let buffer = &plan.buffer(id).name;
+                let error = compare(
+                    &values(program.tensor(id)?)?,
+                    &values(oracle.tensor(twins[&id])?)?,
+                )
+                .error;
+                let buffer = &plan.buffer(id)?.name;
                 // What is stored in 16 bits may be rounded up and down.
-                let half = binding.f16 && plan.buffer(id).element == Element::Half;
+                let half = binding.f16 && plan.buffer(id)?.element == Element::Half;
                 let limit = if half {
                     limit + 2.0 * tolerance::UNIT_F16
                 } else {

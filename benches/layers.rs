@@ -91,7 +91,7 @@ fn bench(c: &mut Criterion) {
                 let plan = call.program().plan();
                 let flops = sections
                     .iter()
-                    .map(|s| plan.cost(plan.section(s).expect(s)).flops)
+                    .map(|s| plan.cost(plan.section(s).expect(s)).unwrap().flops)
                     .sum();
                 group.throughput(Throughput::Elements(flops));
                 group.bench_function(format!("{} {way}", cell.name), |b| {

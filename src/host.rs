@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::RwLock;
 
+use bytemuck::Zeroable;
+
 use crate::context::Dtype;
 use crate::error::{Error, Result};
 use crate::kernel::Element;
@@ -88,7 +90,7 @@ impl Host {
 
 /// A vector of at least `len` zeros, and the first of them that begins a cache line. Its memory stays
 /// where it is, since nothing makes it grow.
-fn aligned<T: Clone + Default>(len: usize) -> Result<(Vec<T>, usize)> {
+fn aligned<T: Zeroable>(len: usize) -> Result<(Vec<T>, usize)> {
     let most = LINE / size_of::<T>();
     let cells: Vec<T> = zeroed(len.saturating_add(most))?;
     let start = cells.as_ptr().align_offset(LINE);
@@ -96,15 +98,14 @@ fn aligned<T: Clone + Default>(len: usize) -> Result<(Vec<T>, usize)> {
     Ok((cells, if start <= most { start } else { 0 }))
 }
 
-/// A vector of zeros, or an error where an ordinary one would end the process.
-pub(crate) fn zeroed<T: Clone + Default>(len: usize) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(len).map_err(|e| Error::Device {
+/// A vector of zeros, or an error where an ordinary one would end the process. The system gives memory that is
+/// zero already, page by page as it is used.
+pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>> {
+    let values = bytemuck::allocation::try_zeroed_slice_box(len);
+    values.map(<[T]>::into_vec).map_err(|()| Error::Device {
         op: format!("allocating {len} numbers"),
-        reason: e.to_string(),
-    })?;
-    values.resize(len, T::default());
-    Ok(values)
+        reason: "there is no memory for them".to_owned(),
+    })
 }
 
 pub(crate) fn wrong_memory() -> Error {

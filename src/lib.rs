@@ -104,6 +104,7 @@ pub mod interop;
 pub mod kernel;
 pub mod kernels;
 pub mod layer;
+mod machine;
 pub mod plan;
 pub mod program;
 pub mod real;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use crate::backend::cpu;
 #[cfg(feature = "gpu")]
 use crate::backend::gpu::{self, MAX_PASSES, Recording, Timestamps};
-use crate::context::{Context, Device};
+use crate::context::{Context, Device, Dtype};
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Kernel};
-use crate::plan::{BufferId, Plan, Role};
+use crate::kernel::{Access, Element, Kernel};
+use crate::machine::free_memory;
 #[cfg(feature = "gpu")]
-use crate::plan::{DeviceKind, Portion};
+use crate::plan::Portion;
+use crate::plan::{Buffer, BufferId, DeviceKind, Layout, Plan, Role};
 use crate::tensor::Tensor;
 
 /// A [`Plan`] over the memory of a [`Context`].
@@ -41,7 +42,25 @@ impl Program {
     /// If a tensor does not fit its buffer or lives elsewhere, if two tensors that share memory meet in
     /// a step that writes one of them, if a limit of the device is too low,
     /// or if the device has no memory left.
+    /// If a [`Weight`](Role::Weight) that a step reads is neither bound nor filled by a step, if steps change
+    /// weights and none packs them anew ([`sequence::prepare`](crate::plan::sequence::prepare)), or if a
+    /// section reads [`Scratch`](Role::Scratch) that none of its earlier steps has written.
     pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
+        plan.check_flow(&bound.iter().map(|(id, _)| *id).collect())?;
+        let mut program = Self::unchecked(context, plan, bound)?;
+        for (id, ids) in &program.plan.needs.ids {
+            let tensor = &mut program.tensors[id.0];
+            *tensor = tensor.clone().of_ids(*ids);
+        }
+        Ok(program)
+    }
+
+    /// A program whose buffers are all filled by the caller, whatever their role, and with any numbers.
+    pub(crate) fn unchecked(
+        context: &Context,
+        plan: Plan,
+        bound: &[(BufferId, Tensor)],
+    ) -> Result<Self> {
         let tensors = allocate(context, &plan, bound)?;
         check_aliases(&plan, &tensors)?;
         for own in &plan.contents {
@@ -72,8 +91,18 @@ impl Program {
         &self.plan
     }
 
-    /// The memory of a buffer. Scratch may hold other buffers' values after a run.
-    pub fn tensor(&self, id: BufferId) -> &Tensor {
+    /// The memory of a buffer. Scratch may hold other buffers' values after a run. Into a buffer that a step
+    /// reads token ids from, [`Tensor::write_uint`] takes no others.
+    ///
+    /// # Errors
+    /// If the id is of another plan.
+    pub fn tensor(&self, id: BufferId) -> Result<&Tensor> {
+        self.plan.own("Program::tensor", "id", id)?;
+        Ok(self.own(id))
+    }
+
+    /// The memory of a buffer of the plan.
+    pub(crate) fn own(&self, id: BufferId) -> &Tensor {
         &self.tensors[id.0]
     }
 
@@ -82,7 +111,7 @@ impl Program {
     /// # Errors
     /// If the plan has no such buffer.
     pub fn named(&self, name: &str) -> Result<&Tensor> {
-        Ok(self.tensor(self.plan.find(name)?))
+        Ok(self.own(self.plan.find(name)?))
     }
 
     /// Records a section into the host's encoder, as one compute pass. It runs when the host
@@ -128,7 +157,7 @@ impl Program {
     /// let call = Lstm::new(8, 32).build(&context)?.inference(Size { steps: 100_000, batch: 2 })?;
     /// let (program, (device, queue)) = (call.program(), context.wgpu().unwrap());
     /// let plan = program.plan();
-    /// for part in plan.parts(plan.section("forward")?, Portion::default()) {
+    /// for part in plan.parts(plan.section("forward")?, Portion::default())? {
     ///     let mut encoder = device.create_command_encoder(&Default::default());
     ///     program.record_steps(&mut encoder, part)?;
     ///     queue.submit([encoder.finish()]);
@@ -252,7 +281,7 @@ impl Program {
                         DeviceKind::Software => portion.dispatches,
                         _ => EARLY,
                     };
-                    for part in self.plan.growing_parts(steps, first, portion) {
+                    for part in self.plan.growing_parts(steps, first, portion)? {
                         gpu.submit("Program::run", |encoder| {
                             recording.record(encoder, &self.plan.name, part, None);
                         })?;
@@ -277,9 +306,11 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
     const OP: &str = "Program::new";
     let mut tensors: Vec<Option<Tensor>> = vec![None; plan.buffers.len()];
     for (id, tensor) in bound {
-        let Some(buffer) = plan.buffers.get(id.0) else {
-            return Err(Error::value(OP, "bound", "a buffer of this plan", id.0));
-        };
+        let buffer = plan.own(OP, "bound", *id)?;
+        if tensors[id.0].is_some() {
+            let expected = "each buffer once";
+            return Err(Error::value(OP, "bound", expected, &buffer.name));
+        }
         if tensor.shape() != buffer.shape || tensor.element() != buffer.element {
             let expected = (&buffer.shape, buffer.element);
             let got = (tensor.shape(), tensor.element());
@@ -292,6 +323,7 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
         tensors[id.0] = Some(tensor.clone());
     }
     let layout = plan.layout();
+    check_memory(context, plan, &layout, &tensors)?;
     let slots = layout
         .slots
         .iter()
@@ -311,6 +343,61 @@ fn allocate(context: &Context, plan: &Plan, bound: &[(BufferId, Tensor)]) -> Res
     Ok(tensors.into_iter().flatten().collect())
 }
 
+/// Refuses a plan that is too large before any of it is allocated. What a GPU has in all it does not say; there
+/// a single buffer has a limit.
+fn check_memory(
+    context: &Context,
+    plan: &Plan,
+    layout: &Layout,
+    bound: &[Option<Tensor>],
+) -> Result<()> {
+    plan.buffers.iter().try_for_each(Buffer::check_size)?;
+    let mut needed = 0_u64;
+    let mut add = |name: &str, len: usize, element: Element| -> Result<()> {
+        let bytes = match context.dtype() {
+            _ if context.is_gpu() => element.bytes(len) as u64,
+            Dtype::F64 if element != Element::Uint => 8 * len as u64,
+            _ => 4 * len as u64,
+        };
+        needed = needed.saturating_add(bytes);
+        #[cfg(feature = "gpu")]
+        if let Device::Gpu(gpu) = context.device()
+            && bytes > gpu.most_bytes()
+        {
+            return Err(Error::Limit {
+                what: format!("bytes of buffer '{name}'"),
+                needed: bytes,
+                available: gpu.most_bytes(),
+            });
+        }
+        let _ = name;
+        Ok(())
+    };
+    for slot in &layout.slots {
+        add("scratch", slot.len, slot.element)?;
+    }
+    let rest = plan.buffers.iter().zip(&layout.slot_of).zip(bound);
+    for ((buffer, slot), tensor) in rest {
+        if tensor.is_none() && slot.is_none() {
+            add(&buffer.name, buffer.len(), buffer.element)?;
+        }
+    }
+    check_free(context, &format!("the plan '{}'", plan.name), needed)
+}
+
+/// Refuses what this machine has no memory for, if the device uses its memory.
+pub(crate) fn check_free(context: &Context, whose: &str, needed: u64) -> Result<()> {
+    let shares = context.kind() != DeviceKind::Gpu;
+    match free_memory().filter(|_| shares) {
+        Some(available) if needed > available => Err(Error::Limit {
+            what: format!("bytes of memory for {whose}"),
+            needed,
+            available,
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses tensors of the same memory in one step that writes one of them: WebGPU tracks the use of
 /// whole buffers, and the CPU backend locks them.
 fn check_aliases(plan: &Plan, tensors: &[Tensor]) -> Result<()> {
@@ -326,7 +413,7 @@ fn check_aliases(plan: &Plan, tensors: &[Tensor]) -> Result<()> {
                 !read_only && tensors[id.0].shares_memory(&tensors[other.0])
             });
             if let Some((other, _)) = clash {
-                let (one, two) = (&plan.buffer(*other).name, &plan.buffer(*id).name);
+                let (one, two) = (&plan.buffer(*other)?.name, &plan.buffer(*id)?.name);
                 return Err(Error::value(
                     step.kernel.name,
                     binding.name,

@@ -33,6 +33,33 @@ pub struct Tensor {
     element: Element,
     offset: usize,
     storage: Storage,
+    /// Which integers may be written, if they are token ids.
+    ids: Option<Ids>,
+}
+
+/// Which token ids a buffer may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ids {
+    /// They are below this.
+    pub(crate) vocabulary: usize,
+    /// But this one is allowed too.
+    pub(crate) except: Option<u32>,
+}
+
+impl Ids {
+    /// Refuses ids that a kernel has no row for.
+    pub(crate) fn check(&self, op: &'static str, ids: &[u32]) -> Result<()> {
+        let outside = |&id: &u32| id as usize >= self.vocabulary && Some(id) != self.except;
+        match ids.iter().position(outside) {
+            None => Ok(()),
+            Some(position) => Err(Error::Token {
+                op,
+                position,
+                id: ids[position],
+                vocabulary: self.vocabulary,
+            }),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +91,7 @@ impl Tensor {
             element,
             offset,
             storage,
+            ids: None,
         })
     }
 
@@ -132,6 +160,7 @@ impl Tensor {
             // A whole number of words, and in each as many elements.
             offset: offset as usize / 4 * (8 / element.bytes(2)),
             storage: Storage::Gpu(buffer),
+            ids: None,
         })
     }
 
@@ -152,6 +181,9 @@ impl Tensor {
 
     /// The number of elements.
     pub fn len(&self) -> usize {
+        if self.shape.contains(&0) {
+            return 0;
+        }
         self.shape.iter().product()
     }
 
@@ -206,7 +238,15 @@ impl Tensor {
     /// # Errors
     /// If the range does not lie in the first dimension, or cuts a word of two 16-bit floats.
     pub fn rows(&self, rows: Range<usize>) -> Result<Self> {
-        let have = self.shape.first().copied().unwrap_or(0);
+        let Some((&have, of_row)) = self.shape.split_first() else {
+            let expected = "of a tensor with a first dimension";
+            return Err(Error::value(
+                "Tensor::rows",
+                "rows",
+                expected,
+                "a single number's",
+            ));
+        };
         if rows.start > rows.end || rows.end > have {
             let expected = format!("within 0..{have}");
             return Err(Error::value(
@@ -216,7 +256,8 @@ impl Tensor {
                 format!("{rows:?}"),
             ));
         }
-        let row = self.shape[1..].iter().product::<usize>();
+        // Without rows the rest may be of any size, and is nothing.
+        let row = if have == 0 { 0 } else { length(of_row)? };
         let cuts = |at: usize| at != have && !(at * row).is_multiple_of(2);
         if self.element == Element::Half && (cuts(rows.start) || cuts(rows.end)) {
             let expected = "such that whole words of two 16-bit floats are in it";
@@ -235,6 +276,14 @@ impl Tensor {
         Self {
             shape: vec![len.min(self.len())],
             ..self.clone()
+        }
+    }
+
+    /// The same memory, which takes such token ids alone.
+    pub(crate) fn of_ids(self, ids: Ids) -> Self {
+        Self {
+            ids: Some(ids),
+            ..self
         }
     }
 
@@ -304,9 +353,13 @@ impl Tensor {
     /// Replaces the contents of a tensor of integers.
     ///
     /// # Errors
-    /// If the number of values differs, or the tensor holds floats.
+    /// If the number of values differs, or the tensor holds floats; [`Error::Token`] if it is the memory of a
+    /// [`Program`](crate::Program)'s token ids and one of them is outside the vocabulary.
     pub fn write_uint(&self, values: &[u32]) -> Result<()> {
         self.check("Tensor::write_uint", values.len(), Element::Uint)?;
+        if let Some(ids) = self.ids {
+            ids.check("Tensor::write_uint", values)?;
+        }
         match &self.storage {
             Storage::Host(host) => match &**host {
                 Host::Uint(cells) => {
@@ -482,10 +535,12 @@ fn floats(element: Element, len: usize, words: Vec<u32>) -> Vec<f32> {
 
 /// The number of elements of a shape.
 fn length(shape: &[usize]) -> Result<usize> {
+    if shape.contains(&0) {
+        return Ok(0);
+    }
     let product = shape.iter().try_fold(1usize, |n, &v| n.checked_mul(v));
-    product.ok_or_else(|| Error::Limit {
-        what: format!("elements of a tensor {shape:?}"),
-        needed: u64::MAX,
-        available: usize::MAX as u64,
+    product.ok_or_else(|| {
+        let expected = format!("with at most {} elements in all", usize::MAX);
+        Error::value("Tensor", "shape", expected, format!("{shape:?}"))
     })
 }

@@ -21,7 +21,6 @@
 //! its driver, the call, the choices and the microseconds that they took, separated by tabs.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,12 +28,15 @@ use std::time::{Duration, Instant};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interop::atomic::write_atomically;
+use crate::interop::regular::read_text;
 use crate::kernel::Constant;
 use crate::layer::{Layer, Sequence};
 use crate::plan::sequence::{Call, LayerSpec, Mode};
 use crate::plan::{Force, Step};
 
 const HEAD: &str = "wgrnn tuning 1";
+/// The longest file that is read.
+const MOST_BYTES: u64 = 16 << 20;
 /// How long a candidate is measured, unless three runs take longer.
 const LONG_ENOUGH: Duration = Duration::from_millis(30);
 /// A candidate that is not better than this share of the rules' time is not worth leaving them.
@@ -64,13 +66,16 @@ impl Tuning {
     /// What a file holds; nothing where there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Value`] naming the line that is not of the format.
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is no text file of at most 16 MiB,
+    /// [`Error::Value`] naming the line that is not of the format.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        match fs::read_to_string(path) {
+        match read_text(path, MOST_BYTES) {
             Ok(text) => Self::parse(&text, path),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::new()),
-            Err(e) => Err(Error::io(path, e)),
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Self::new())
+            }
+            Err(e) => Err(e),
         }
     }
 
@@ -235,6 +240,8 @@ fn measure(context: &Context, spec: &LayerSpec, call: &Call) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::layer::Lstm;
     use crate::plan::sequence::{Size, Strategy};

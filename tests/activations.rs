@@ -248,7 +248,8 @@ fn half_of_the_memory() -> Result<()> {
     assert_eq!(gates(&half), Some(17 * 11 * 128 * 2));
     assert!(half.name().contains("activations f16"), "{}", half.name());
     // What reads or writes them moves fewer bytes.
-    let bytes = |plan: &wgrnn::plan::Plan| plan.cost(plan.section("forward").unwrap()).bytes;
+    let bytes =
+        |plan: &wgrnn::plan::Plan| plan.cost(plan.section("forward").unwrap()).unwrap().bytes;
     let saved = bytes(&whole) - bytes(&half);
     // Written by the product; read and written by the steps.
     assert_eq!(saved, 3 * 17 * 11 * 128 * 2);

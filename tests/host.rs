@@ -213,7 +213,7 @@ fn cut_into_parts() -> Result<()> {
                 dispatches: 2,
                 ..Portion::default()
             };
-            let parts = plan.parts(plan.section("forward")?, portion);
+            let parts = plan.parts(plan.section("forward")?, portion)?;
             assert!(parts.len() > 2, "{strategy:?}: {parts:?}");
             sequence.x().write(&inputs.x[0])?;
             for part in parts {
@@ -267,7 +267,7 @@ fn tensors_in_buffers_of_the_host() -> Result<()> {
     );
     let mut b = Builder::new("product");
     let a_id = b.float("a", &[m, k], Role::Input);
-    let w_id = b.float("w", &[k, n], Role::Weight);
+    let w_id = b.float("w", &[k, n], Role::Input);
     let c_id = b.float("c", &[m, n], Role::Output);
     Gemm::new(
         Matrix::dense(a_id, m, k),
@@ -277,10 +277,10 @@ fn tensors_in_buffers_of_the_host() -> Result<()> {
     .push(&mut b)?;
     let plan = b.finish();
     let oracle = Program::new(&Context::cpu_f64(), plan.clone(), &[])?;
-    oracle.tensor(a_id).write(&a)?;
-    oracle.tensor(w_id).write(&w)?;
+    oracle.tensor(a_id)?.write(&a)?;
+    oracle.tensor(w_id)?.write(&w)?;
     oracle.run("main")?;
-    let want = oracle.tensor(c_id).read_f64()?;
+    let want = oracle.tensor(c_id)?.read_f64()?;
     for host in hosts() {
         // Inputs side by side in one buffer, the second at the largest alignment a device asks for.
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
@@ -300,7 +300,7 @@ fn tensors_in_buffers_of_the_host() -> Result<()> {
         encoder.copy_buffer_to_buffer(&a, 0, &inputs, 512, a.size());
         encoder.copy_buffer_to_buffer(&w, 0, &inputs, 1024, w.size());
         program.record(&mut encoder, "main")?;
-        let c = host.copy_out(&mut encoder, program.tensor(c_id));
+        let c = host.copy_out(&mut encoder, program.tensor(c_id).unwrap());
         host.queue.submit([encoder.finish()]);
         assert_close(&host.mapped(&c), &want, "c");
     }

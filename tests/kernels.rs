@@ -5,7 +5,7 @@ mod common;
 use wgrnn::check::{Status, kernels};
 use wgrnn::{Context, kernel::Kernel, kernels::ALL};
 #[cfg(feature = "gpu")]
-use wgrnn::{Error, Program, plan::DeviceKind, rng::Rng};
+use wgrnn::{Error, Program, Tensor, plan::DeviceKind, rng::Rng};
 
 fn all_sizes(context: &Context, all: &[&'static Kernel]) {
     let mut worst: Vec<(f64, String)> = Vec::new();
@@ -71,7 +71,12 @@ fn kernels_for_subgroups() {
             let compared = eight && context.kind() == DeviceKind::Software;
             assert_eq!(!outcomes.is_empty(), compared, "{}", kernel.name);
             let sample = (kernel.sample)(size, &mut Rng::new(1)).unwrap();
-            match Program::new(&context, sample.plan, &[]) {
+            let zeros = sample.plan.ids().map(|(id, buffer)| {
+                let zeros = Tensor::zeros(&context, &buffer.shape, buffer.element);
+                zeros.map(|zeros| (id, zeros))
+            });
+            let bound: Vec<_> = zeros.collect::<Result<_, _>>().unwrap();
+            match Program::new(&context, sample.plan, &bound) {
                 Ok(_) => assert!(eight, "{}", kernel.name),
                 Err(Error::Unsupported { needs, .. }) => {
                     assert!(!eight, "{}", kernel.name);

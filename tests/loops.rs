@@ -93,12 +93,12 @@ fn products_over_long_k() -> Result<()> {
             let program = Program::new(&forced, b.finish(), &[])?;
             for matrix in [a, w] {
                 let ones = vec![1.0; matrix.rows * k];
-                program.tensor(matrix.buffer).write(&ones)?;
+                program.tensor(matrix.buffer)?.write(&ones)?;
             }
             program.run("main")?;
             // Whole numbers below 2²⁴ are exact in any order.
             let expected = vec![k as f32; m * n];
-            let got = program.tensor(c.buffer).read()?;
+            let got = program.tensor(c.buffer)?.read()?;
             assert_eq!(got, expected, "{form:?} {m} x {n} x {k}");
         }
     }
@@ -131,15 +131,15 @@ fn an_embedding_of_one_id() -> Result<()> {
         let dtable = b.float("dtable", &[3, 2], Role::Gradient);
         scatter(&mut b, ids, doutput, dtable)?;
         let program = Program::new(&context, b.finish(), &[])?;
-        program.tensor(ids).write_uint(&vec![1; tokens])?;
-        program.tensor(doutput).write(&vec![1.0; 2 * tokens])?;
+        program.tensor(ids)?.write_uint(&vec![1; tokens])?;
+        program.tensor(doutput)?.write(&vec![1.0; 2 * tokens])?;
         // Twice, since the first part writes and the others add.
         for _ in 0..2 {
             program.run("main")?;
             let sum = tokens as f32;
             let expected = [0.0, 0.0, sum, sum, 0.0, 0.0];
             assert_eq!(
-                program.tensor(dtable).read()?,
+                program.tensor(dtable)?.read()?,
                 expected,
                 "{}",
                 context.name()

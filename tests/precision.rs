@@ -249,9 +249,9 @@ fn rounded_to_the_nearest_even() -> Result<()> {
         let half = b.stored(Precision::F16, "half", &[blocks.len()], Role::Output);
         blocks.push(&mut b, source, half)?;
         let program = Program::new(&context, b.finish(), &[])?;
-        program.tensor(source).write(&values)?;
+        program.tensor(source)?.write(&values)?;
         program.run("main")?;
-        let got = program.tensor(half).read()?;
+        let got = program.tensor(half)?.read()?;
         for (&v, got) in values.iter().zip(got) {
             let want = f16::from_f32(v).to_f32();
             let same = want.to_bits() == got.to_bits() || (want.is_nan() && got.is_nan());

@@ -116,11 +116,11 @@ fn run(context: &Context, made: Made) -> Result<Vec<f64>> {
     let program = Program::new(context, plan, &[])?;
     let mut rng = Rng::new(7);
     for matrix in [a, w] {
-        let mut values = vec![f32::NAN; program.tensor(matrix.buffer).len()];
+        let mut values = vec![f32::NAN; program.tensor(matrix.buffer).unwrap().len()];
         places(&matrix).for_each(|at| values[at] = rng.uniform(-1.0, 1.0));
-        program.tensor(matrix.buffer).write(&values)?;
+        program.tensor(matrix.buffer)?.write(&values)?;
     }
-    let of_c = program.tensor(c.buffer);
+    let of_c = program.tensor(c.buffer).unwrap();
     let mut values = vec![-77.5; of_c.len()];
     // An old C that does not count may be NaN.
     places(&c).for_each(|at| {
@@ -131,7 +131,7 @@ fn run(context: &Context, made: Made) -> Result<Vec<f64>> {
         }
     });
     of_c.write(&values)?;
-    let of_bias = program.tensor(bias);
+    let of_bias = program.tensor(bias).unwrap();
     let mut values = rng.uniforms(of_bias.len(), -1.0, 1.0);
     values[c.cols..].fill(f32::NAN);
     of_bias.write(&values)?;
@@ -336,21 +336,21 @@ fn parts_are_joined_in_order() -> Result<()> {
         let program = Program::new(&context, b.finish(), &[])?;
         let mut rng = Rng::new(3);
         for matrix in [a, w] {
-            let tensor = program.tensor(matrix.buffer);
+            let tensor = program.tensor(matrix.buffer).unwrap();
             tensor.write(&rng.uniforms(tensor.len(), -1.0, 1.0))?;
         }
         program.run("main")?;
         let parts = program.named("partial products")?.read()?;
         let count = parts.len() / (m * n);
         assert!(count > 3, "{count} parts");
-        let result = program.tensor(c.buffer).read()?;
+        let result = program.tensor(c.buffer)?.read()?;
         for (at, &got) in result.iter().enumerate() {
             let own = parts.iter().skip(at).step_by(m * n);
             let want = own.fold(0.0f32, |sum, v| sum + v);
             assert_eq!(got.to_bits(), want.to_bits(), "{at}: {got:e}, not {want:e}");
         }
         program.run("main")?;
-        assert_eq!(program.tensor(c.buffer).read()?, result);
+        assert_eq!(program.tensor(c.buffer)?.read()?, result);
     }
     Ok(())
 }

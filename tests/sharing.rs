@@ -183,7 +183,7 @@ fn driver_alone(context: &Context) -> Result<()> {
         // Twice, as the first run leaves its own numbers in the scratch memory.
         program.run("both")?;
         program.run("both")?;
-        program.tensor(gradients[0]).read()
+        program.tensor(gradients[0]).unwrap().read()
     };
     assert_eq!(planned(true, 40, 40, false)?, planned(true, 40, 40, true)?);
     for (clock, y, dy, arg) in [

@@ -76,11 +76,11 @@ fn a_long_profile() -> Result<()> {
             wgrnn::kernels::copy::copy(&mut b, (from, step % 2), (to, (step + 1) % 2), 1)?;
         }
         let program = Program::new(&context, b.finish(), &[])?;
-        program.tensor(ends[0]).write(&[7.0, 8.0])?;
+        program.tensor(ends[0])?.write(&[7.0, 8.0])?;
         let times = program.profile("main")?;
         assert_eq!(times.len(), STEPS, "{}", context.name());
-        assert_eq!(program.tensor(ends[0]).read()?, [7.0, 8.0]);
-        assert_eq!(program.tensor(ends[1]).read()?, [0.0, 7.0]);
+        assert_eq!(program.tensor(ends[0])?.read()?, [7.0, 8.0]);
+        assert_eq!(program.tensor(ends[1])?.read()?, [0.0, 7.0]);
     }
     Ok(())
 }

@@ -398,3 +398,35 @@ fn what_is_not_supported_is_status_3() {
     assert_eq!(results[2]["status"], "ok", "{}", results[2]);
     folder.bench(&[&f16[..], &["--only", "gru"]].concat(), 0);
 }
+
+/// Each is refused in a line of its own, within moments and before anything of that size is asked for.
+#[test]
+fn sizes_that_no_machine_holds() {
+    let folder = Folder::new();
+    let (shape, _) = TINY.split_once("\n[[shape]]\nname = \"tiny-gru\"").unwrap();
+    let huge = "9223372036854775807";
+    let sizes = [
+        (huge, "2"),
+        ("6", huge),
+        (huge, huge),
+        ("1000000000", "2"),
+        ("6", "1000000000"),
+        ("1000000000", "1000000000"),
+        ("4000000", "65000"),
+    ];
+    let shapes = sizes.iter().enumerate().map(|(nth, (steps, batch))| {
+        shape
+            .replace("tiny-lstm", &format!("huge-{nth}"))
+            .replace("steps = 6", &format!("steps = {steps}"))
+            .replace("batch = 2", &format!("batch = {batch}"))
+    });
+    fs::write(folder.path("shapes.toml"), shapes.collect::<String>()).unwrap();
+    let out = folder.bench(&["--backend=cpu", "--json=report.json"], 1);
+    let stdout = text(&out.stdout);
+    let report = folder.json("report.json");
+    let results = report["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2 * sizes.len(), "{stdout}");
+    for result in results {
+        assert_ne!(result["status"], "ok", "{result}");
+    }
+}

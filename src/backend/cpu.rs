@@ -98,7 +98,7 @@ fn run_step<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Resul
                     "CPU memory of {:?} that nothing else is using",
                     binding.element
                 ),
-                got: plan.buffer(*id).name.clone(),
+                got: plan.buffers[id.0].name.clone(),
             });
         }
     }

@@ -152,13 +152,13 @@ struct Pair<'a> {
 impl<'a> Pair<'a> {
     fn new(program: &'a Program) -> Result<Self> {
         let plan = program.plan();
-        let tensors: Vec<_> = plan.ids().map(|(id, _)| program.tensor(id)).collect();
+        let tensors: Vec<_> = plan.ids().map(|(id, _)| program.own(id)).collect();
         let memory = tensors
             .iter()
             .map(|t| tensors.iter().position(|o| share(o, t)).unwrap_or_default())
             .collect();
         Ok(Self {
-            twin: Program::new(&Context::cpu_f64(), without_sharing(plan), &[])?,
+            twin: Program::unchecked(&Context::cpu_f64(), without_sharing(plan), &[])?,
             memory,
             written: vec![0; tensors.len()],
             given: vec![None; tensors.len()],
@@ -173,7 +173,7 @@ impl<'a> Pair<'a> {
         for &id in &step.bindings {
             let latest = self.written[self.memory[id.0]];
             if self.given[id.0] != Some(latest) {
-                self.give(id, &values(self.program.tensor(id))?)?;
+                self.give(id, &values(self.program.own(id))?)?;
             }
         }
         let changed: Vec<BufferId> = step
@@ -185,7 +185,7 @@ impl<'a> Pair<'a> {
             .collect();
         let before = changed
             .iter()
-            .map(|&id| values(self.twin.tensor(id)))
+            .map(|&id| values(self.twin.own(id)))
             .collect::<Result<Vec<_>>>()?;
         self.program.run_steps(at..at + 1)?;
         self.twin.run_steps(at..at + 1)?;
@@ -193,14 +193,14 @@ impl<'a> Pair<'a> {
         let limit = tolerance::kernel(self.program.context().dtype(), step.cost.length);
         let mut errors = Vec::new();
         for (&id, before) in changed.iter().zip(before) {
-            let got = values(self.program.tensor(id))?;
-            let want = values(self.twin.tensor(id))?;
+            let got = values(self.program.own(id))?;
+            let want = values(self.twin.own(id))?;
             let tolerance = limit + rounding(plan, at..at + 1, id);
             if let Some(d) = difference(&before, &got, &want) {
                 errors.push(StepError {
                     step: at,
                     kernel: step.kernel.name,
-                    buffer: plan.buffer(id).name.clone(),
+                    buffer: plan.buffer(id)?.name.clone(),
                     element: d.at,
                     got: d.got,
                     want: d.want,
@@ -216,7 +216,7 @@ impl<'a> Pair<'a> {
 
     /// Gives the twin the program's contents of a buffer.
     fn give(&mut self, id: BufferId, contents: &[f64]) -> Result<()> {
-        let tensor = self.twin.tensor(id);
+        let tensor = self.twin.own(id);
         match tensor.element() {
             Element::Float | Element::Half => tensor.write_f64(contents)?,
             // Exact: they were integers before `values` widened them.

@@ -1,23 +1,23 @@
 //! Writing a file so that its path holds either the old content or the whole new one.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf, is_separator};
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::temporary::Temporary;
 use crate::error::{Error, Result};
 
 /// How many links in a row are followed, as many as Linux follows.
 const MAX_LINKS: usize = 40;
-/// How many taken names for the temporary file are passed over.
-const MAX_NAMES: usize = 1000;
 
 /// Writes what `write` produces to `path`, replacing a file that is there only once all of it
 /// is on the disk.
 ///
 /// The content goes to a temporary file in the same folder (suffix `.tmp`), is flushed and
 /// synced, and is renamed over `path`. Whatever fails, the temporary file is removed and the
-/// old file stays as it was. A file that is replaced hands on its permissions; a symbolic link
+/// old file stays as it was; the temporary file of a process that was killed is removed by the next
+/// write to the folder. A file that is replaced hands on its permissions; a symbolic link
 /// stays and its target is replaced. What is there and is no file (a terminal, a pipe,
 /// `/dev/stdout`) is written to directly.
 ///
@@ -42,6 +42,76 @@ pub fn check_writable(path: &Path) -> Result<()> {
     check_name(path)?;
     let opened = Destination::open(path).map(drop);
     opened.map_err(|source| Error::io(path, source))
+}
+
+/// Whether two paths are of one file, or would be once both are written: by links of either kind, by
+/// another spelling, by letters of another case where a folder does not tell them apart.
+///
+/// # Errors
+///
+/// [`Error::Io`] if the system does not say where a path leads.
+pub fn same_file(one: &Path, other: &Path) -> Result<bool> {
+    let place = |path| Place::of(path).map_err(|source| Error::io(path, source));
+    Ok(place(one)?.is(&place(other)?))
+}
+
+/// Where a path leads.
+enum Place {
+    There(Identity),
+    /// Nothing is there; a folder, if there is one, would get a file of this name.
+    Free(Option<(Identity, PathBuf)>, OsString),
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Self> {
+        let target = link_target(path)?;
+        if let Some(identity) = identity(&target)? {
+            return Ok(Self::There(identity));
+        }
+        let folder = folder_of(&target);
+        let name = target.file_name().unwrap_or_default().to_owned();
+        let there = identity(folder)?.map(|identity| (identity, folder.to_owned()));
+        Ok(Self::Free(there, name))
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::There(one), Self::There(other)) => one == other,
+            (Self::Free(Some((one, folder)), name), Self::Free(Some((other, _)), of_other)) => {
+                let alike = || name.eq_ignore_ascii_case(of_other);
+                one == other && (name == of_other || (alike() && ignores_case(folder)))
+            }
+            // Of two names for one file both lead to it, whatever the case of their letters.
+            _ => false,
+        }
+    }
+}
+
+/// What a file is known by, whatever its names.
+#[cfg(unix)]
+type Identity = (u64, u64);
+#[cfg(not(unix))]
+type Identity = PathBuf;
+
+/// The identity of what is there, if anything is.
+fn identity(path: &Path) -> io::Result<Option<Identity>> {
+    #[cfg(unix)]
+    let found = {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(path).map(|there| (there.dev(), there.ino()))
+    };
+    #[cfg(not(unix))]
+    let found = fs::canonicalize(path);
+    match found {
+        Ok(identity) => Ok(Some(identity)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a folder takes names that differ in case alone for one; no if it cannot be asked.
+fn ignores_case(folder: &Path) -> bool {
+    Temporary::create(folder).is_ok_and(|file| file.ignores_case())
 }
 
 fn check_name(path: &Path) -> Result<()> {
@@ -83,12 +153,11 @@ impl Pending {
     ///
     /// [`Error::Io`] if the system refuses; the old file is whole then.
     pub fn commit(self) -> Result<()> {
-        let Some((mut temporary, target)) = self.replacement else {
+        let Some((temporary, target)) = self.replacement else {
             return Ok(());
         };
-        let renamed = fs::rename(&temporary.path, &target);
+        let renamed = temporary.rename(&target);
         renamed.map_err(|source| Error::io(&self.path, source))?;
-        temporary.renamed = true;
         sync_folder(folder_of(&target));
         Ok(())
     }
@@ -119,7 +188,6 @@ enum Destination {
     /// A temporary file that takes the target's place.
     Replacement {
         temporary: Temporary,
-        file: File,
         target: PathBuf,
         permissions: Option<fs::Permissions>,
     },
@@ -141,10 +209,8 @@ impl Destination {
             Err(error) => return Err(error),
         };
         let target = link_target(path)?;
-        let (temporary, file) = Temporary::create(folder_of(&target))?;
         Ok(Self::Replacement {
-            temporary,
-            file,
+            temporary: Temporary::create(folder_of(&target))?,
             target,
             permissions,
         })
@@ -159,30 +225,30 @@ fn fill_beside(
         Destination::Direct(file) => fill(&file, write).map(|()| None),
         Destination::Replacement {
             temporary,
-            file,
             target,
             permissions,
         } => {
-            complete(file, permissions, write)?;
+            complete(temporary.file(), permissions, write)?;
             Ok(Some((temporary, target)))
         }
     }
 }
 
-/// Fills a file and closes it, which some systems want before it is renamed.
+/// Fills a file, to the disk.
 fn complete(
-    file: File,
+    file: &File,
     permissions: Option<fs::Permissions>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    fill(&file, write)?;
+    fill(file, write)?;
     if let Some(permissions) = permissions {
         file.set_permissions(permissions)?;
     }
     file.sync_all()
 }
 
-fn folder_of(target: &Path) -> &Path {
+/// The folder that a file lies in.
+pub(crate) fn folder_of(target: &Path) -> &Path {
     match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -196,7 +262,7 @@ fn fill(file: &File, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io
 }
 
 /// The path behind any number of symbolic links; nothing need be there.
-fn link_target(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn link_target(path: &Path) -> io::Result<PathBuf> {
     let mut at = path.to_path_buf();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&at) {
@@ -223,44 +289,6 @@ fn sync_folder(folder: &Path) {
     }
     #[cfg(not(unix))]
     let _ = folder;
-}
-
-/// A file that is removed again unless it has been renamed.
-#[derive(Debug)]
-struct Temporary {
-    path: PathBuf,
-    renamed: bool,
-}
-
-impl Temporary {
-    fn create(folder: &Path) -> io::Result<(Self, File)> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        for _ in 0..MAX_NAMES {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            // Not made from the target's name, which may already be as long as names can be.
-            let name = format!(".wgrnn-{}-{count}.tmp", std::process::id());
-            let path = folder.join(name);
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => {
-                    let renamed = false;
-                    return Ok((Self { path, renamed }, file));
-                }
-                // Left by a process of the same id that was killed.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // The failure that led here is the one worth reporting.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -361,21 +389,6 @@ mod tests {
     }
 
     #[test]
-    fn passes_over_temporary_names_that_are_taken() {
-        let folder = tempfile::tempdir().unwrap();
-        let (first, _file) = Temporary::create(folder.path()).unwrap();
-        let taken = first.path.file_name().unwrap().to_str().unwrap();
-        let count: u64 = taken.rsplit(['-', '.']).nth(1).unwrap().parse().unwrap();
-        for next in count + 1..count + 50 {
-            let name = format!(".wgrnn-{}-{next}.tmp", std::process::id());
-            fs::write(folder.path().join(name), "").unwrap();
-        }
-        let path = folder.path().join("a");
-        write_atomically(&path, |out| out.write_all(b"x")).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"x");
-    }
-
-    #[test]
     fn a_read_only_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
@@ -411,6 +424,46 @@ mod tests {
             assert!(there.join("middle").is_symlink());
             assert_eq!(names(&here), ["link"]);
             assert_eq!(names(&there), ["file", "middle"]);
+        }
+
+        #[test]
+        fn one_file_by_many_names() {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name);
+            fs::create_dir(at("inner")).unwrap();
+            fs::write(at("file"), "").unwrap();
+            fs::write(at("other"), "").unwrap();
+            symlink("file", at("soft")).unwrap();
+            fs::hard_link(at("file"), at("hard")).unwrap();
+            symlink("inner", at("folder")).unwrap();
+            symlink("inner/free", at("dangling")).unwrap();
+            for (one, other) in [
+                ("file", "file"),
+                ("file", "./inner/../file"),
+                ("file", "soft"),
+                ("soft", "hard"),
+                ("file", "hard"),
+                ("inner", "folder"),
+                // Nothing is there yet.
+                ("free", "inner/../free"),
+                ("inner/free", "folder/free"),
+                ("inner/free", "dangling"),
+            ] {
+                assert!(same_file(&at(one), &at(other)).unwrap(), "{one} {other}");
+                assert!(same_file(&at(other), &at(one)).unwrap(), "{other} {one}");
+            }
+            for (one, other) in [
+                ("file", "other"),
+                ("file", "free"),
+                ("free", "inner/free"),
+                ("none/free", "none/free"),
+            ] {
+                assert!(!same_file(&at(one), &at(other)).unwrap(), "{one} {other}");
+            }
+            // This system tells letters of either case apart; one that does not says so itself.
+            let file = Temporary::create(folder.path()).unwrap();
+            let same = same_file(&at("free"), &at("FREE")).unwrap();
+            assert_eq!(same, file.ignores_case());
         }
 
         #[test]

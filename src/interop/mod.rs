@@ -4,6 +4,9 @@
 pub(crate) mod archive;
 pub mod atomic;
 pub mod case;
+pub mod regular;
 pub mod safetensors;
 pub(crate) mod state_dict;
+mod temporary;
+mod unique;
 pub mod weights;

@@ -1,29 +1,35 @@
 //! Named arrays in a safetensors file, the format PyTorch state dicts are exchanged in.
 //!
-//! Reading goes through the `safetensors` crate. Writing does not: that crate keeps the
+//! The header is read through the `safetensors` crate and checked against the file's size before anything
+//! else is read. Writing does not go through it: that crate keeps the
 //! metadata in a hash map and writes it in another order each time, and equal archives should
 //! make equal files. The layout written is the same: 8 bytes little-endian header length, a
 //! JSON header padded with spaces to a multiple of 8 bytes, then the arrays in row-major,
 //! little-endian order, those with the widest elements first so that all lie aligned.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Write};
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
-use ::safetensors::{Dtype, SafeTensors};
+use ::safetensors::Dtype;
+use ::safetensors::tensor::{Metadata, TensorInfo};
 
 use super::archive::elements;
 pub use super::archive::{Archive, Array, Data};
 use super::atomic::{self, Pending};
+use super::regular;
+use super::unique::Unique;
 use crate::error::{Error, Result};
 
 /// The name under which the format keeps its metadata.
 const METADATA: &str = "__metadata__";
 /// The longest header that readers of the format accept, in bytes.
 const MAX_HEADER: usize = 100_000_000;
+/// The bytes before the header, which hold its length.
+const LENGTH: u64 = 8;
 /// Elements converted to bytes at a time.
 const BLOCK: usize = 8192;
 
@@ -32,11 +38,47 @@ const BLOCK: usize = 8192;
 /// # Errors
 ///
 /// [`Error::Io`] if the file cannot be read; [`Error::Format`] if it is no safetensors file, is
-/// cut short, or has a tensor of another element type than [`Data`] has (F16 and BF16 among
-/// them).
+/// cut short, is no file but a pipe or a device, has two tensors of one name, or has a tensor of another
+/// element type than [`Data`] has (F16 and BF16 among them).
 pub fn load(path: &Path) -> Result<Archive> {
-    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
-    parse(&bytes).map_err(|reason| Error::format(path, reason))
+    Reader::open(path)?.read()
+}
+
+/// An open file whose header is known and fits it; its arrays have not been read.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    path: PathBuf,
+    file: File,
+    header: Header,
+}
+
+impl Reader {
+    /// Reads the header of a file.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`].
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let (mut file, len) = regular::open(path)?;
+        let header = Header::read(&mut file, len).map_err(|e| e.of(path))?;
+        let path = path.to_owned();
+        Ok(Self { path, file, header })
+    }
+
+    /// The strings stored beside the arrays.
+    pub(crate) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.header.metadata
+    }
+
+    /// Reads the arrays: as many bytes as the header says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the system refuses, or there is no memory for them.
+    pub(crate) fn read(mut self) -> Result<Archive> {
+        let read = self.header.data(&mut self.file);
+        read.map_err(|e| e.of(&self.path))
+    }
 }
 
 /// Writes `archive` to `path` as [`atomic::write_atomically`] does: on any failure the file that was
@@ -66,61 +108,171 @@ pub fn prepare(path: &Path, archive: &Archive) -> Result<Pending> {
     })
 }
 
-fn parse(bytes: &[u8]) -> Result<Archive, String> {
-    if let Some(number) = oversized(bytes) {
+/// Why a file cannot be read.
+enum Failure {
+    Io(io::Error),
+    Format(String),
+}
+
+impl Failure {
+    fn of(self, path: &Path) -> Error {
+        match self {
+            Self::Io(source) => Error::io(path, source),
+            Self::Format(reason) => Error::format(path, reason),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Self {
+        Self::Io(source)
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::Format(reason)
+    }
+}
+
+/// What a file says of its arrays: in the order in which they lie one behind the other.
+#[derive(Debug)]
+struct Header {
+    metadata: BTreeMap<String, String>,
+    arrays: Vec<(String, TensorInfo)>,
+}
+
+impl Header {
+    /// Reads the header of a file of so many bytes. All that can be wrong with the file is found here: what
+    /// follows the header are just the arrays' bytes.
+    fn read(input: &mut impl Read, len: u64) -> Result<Self, Failure> {
+        let after = len
+            .checked_sub(LENGTH)
+            .ok_or("not a safetensors file: it has fewer than 8 bytes".to_owned())?;
+        let mut length = [0; LENGTH as usize];
+        input.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > after.min(MAX_HEADER as u64) {
+            let reason = format!(
+                "not a safetensors file: its header would have {length} bytes, of {after} in the file and at most {MAX_HEADER}"
+            );
+            return Err(reason.into());
+        }
+        let mut json = Vec::new();
+        input.by_ref().take(length).read_to_end(&mut json)?;
+        let (metadata, arrays) = header_of(&json)?;
+        let header = Self {
+            metadata: metadata.into_iter().collect(),
+            arrays,
+        };
+        header.check(after - length)?;
+        Ok(header)
+    }
+
+    /// Whether the arrays are of known types, have as many bytes as their shapes say, and fill the file.
+    fn check(&self, bytes: u64) -> Result<(), String> {
+        // Sorted, so that of several unreadable tensors always the same one is named.
+        let named = self.arrays.iter().map(|(name, info)| (name, info));
+        for (name, info) in named.collect::<BTreeMap<_, _>>() {
+            let width = width(info.dtype).ok_or_else(|| {
+                format!(
+                    "tensor {name:?}: dtype must be F32, F64, I64, U32 or U8, got {}",
+                    info.dtype
+                )
+            })?;
+            let (start, end) = info.data_offsets;
+            let wanted = elements(&info.shape).and_then(|n| n.checked_mul(width));
+            if end.checked_sub(start) != wanted {
+                return Err(format!(
+                    "tensor {name:?}: shape {:?} does not fit its bytes, {start} to {end}",
+                    info.shape
+                ));
+            }
+        }
+        let end = self
+            .arrays
+            .last()
+            .map_or(0, |(_, info)| info.data_offsets.1);
+        if end as u64 != bytes {
+            return Err(format!(
+                "not a safetensors file: its arrays have {end} bytes, and {bytes} follow the header"
+            ));
+        }
+        Ok(())
+    }
+
+    fn data(&self, input: &mut impl Read) -> Result<Archive, Failure> {
+        let mut tensors = BTreeMap::new();
+        for (name, info) in &self.arrays {
+            let count = elements(&info.shape).unwrap_or_default();
+            let data = match info.dtype {
+                Dtype::F32 => Data::F32(read_le(input, count, f32::from_le_bytes)?),
+                Dtype::F64 => Data::F64(read_le(input, count, f64::from_le_bytes)?),
+                Dtype::I64 => Data::I64(read_le(input, count, i64::from_le_bytes)?),
+                Dtype::U32 => Data::U32(read_le(input, count, u32::from_le_bytes)?),
+                _ => Data::U8(read_le(input, count, u8::from_le_bytes)?),
+            };
+            let shape = info.shape.clone();
+            tensors.insert(name.clone(), Array { shape, data });
+        }
+        Ok(Archive {
+            tensors,
+            metadata: self.metadata.clone(),
+        })
+    }
+}
+
+/// Bytes per element of the types that [`Data`] has.
+fn width(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F64 | Dtype::I64 => Some(8),
+        Dtype::F32 | Dtype::U32 => Some(4),
+        Dtype::U8 => Some(1),
+        _ => None,
+    }
+}
+
+type Parsed = (HashMap<String, String>, Vec<(String, TensorInfo)>);
+
+/// The metadata of a header's text, and the arrays in the order of their offsets, which touch.
+fn header_of(json: &[u8]) -> Result<Parsed, String> {
+    if let Some(number) = oversized(json) {
         return Err(format!(
             "the header has a size or offset of at least {number}"
         ));
     }
-    let (header, layout) = SafeTensors::read_metadata(bytes).map_err(|error| {
-        // The reader's words may quote a name out of the file.
+    // The reader's words may quote a name out of the file.
+    let refused = |error: serde_json::Error| {
         format!("not a safetensors file: {error}").replace(char::is_control, " ")
-    })?;
-    let data = bytes.get(8 + header..).unwrap_or_default();
-    let mut tensors = BTreeMap::new();
-    // Sorted, so that of several unreadable tensors always the same one is named.
-    for (name, info) in layout.tensors().into_iter().collect::<BTreeMap<_, _>>() {
-        let (start, end) = info.data_offsets;
-        let raw = data
-            .get(start..end)
-            .ok_or_else(|| format!("tensor {name:?}: its bytes are not in the file"))?;
-        let data = match info.dtype {
-            Dtype::F32 => Data::F32(read_le(raw, f32::from_le_bytes)),
-            Dtype::F64 => Data::F64(read_le(raw, f64::from_le_bytes)),
-            Dtype::I64 => Data::I64(read_le(raw, i64::from_le_bytes)),
-            Dtype::U32 => Data::U32(read_le(raw, u32::from_le_bytes)),
-            Dtype::U8 => Data::U8(raw.to_vec()),
-            other => {
-                return Err(format!(
-                    "tensor {name:?}: dtype must be F32, F64, I64, U32 or U8, got {other}"
-                ));
-            }
-        };
-        let shape = info.shape.clone();
-        if elements(&shape) != Some(data.len()) {
+    };
+    // The parser would keep the last of two entries of one name.
+    serde_json::from_slice::<Unique>(json).map_err(refused)?;
+    let layout: Metadata = serde_json::from_slice(json).map_err(refused)?;
+    let metadata = layout.metadata().clone().unwrap_or_default();
+    let tensors = layout.tensors();
+    let mut arrays: Vec<_> = tensors
+        .into_iter()
+        .map(|(name, info)| (name, info.clone()))
+        .collect();
+    arrays.sort_by(|(name, a), (other, b)| (a.data_offsets, name).cmp(&(b.data_offsets, other)));
+    let mut start = 0;
+    for (name, info) in &arrays {
+        if info.data_offsets.0 != start {
             return Err(format!(
-                "tensor {name:?}: shape {shape:?} does not fit its {} elements",
-                data.len()
+                "tensor {name:?}: its bytes must begin at {start}, where those before end, got {}",
+                info.data_offsets.0
             ));
         }
-        tensors.insert(name, Array { shape, data });
+        start = info.data_offsets.1;
     }
-    let metadata = layout.metadata().clone().unwrap_or_default();
-    Ok(Archive {
-        tensors,
-        metadata: metadata.into_iter().collect(),
-    })
+    Ok((metadata, arrays))
 }
 
-/// The first number in the header that exceeds what memory can hold, as far as it was read.
-///
-/// The reader adds offsets up without asking whether the sum overflows; no array or offset in a
-/// file that was read into memory can be this large.
-fn oversized(bytes: &[u8]) -> Option<usize> {
-    let (length, rest) = bytes.split_first_chunk::<8>()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+/// The first number in the header that exceeds what memory can hold. No array or offset in a file can be
+/// this large, and sums with others are no concern then.
+fn oversized(json: &[u8]) -> Option<usize> {
     let (mut quoted, mut escaped, mut number) = (false, false, 0_usize);
-    for &byte in rest.get(..length)? {
+    for &byte in json {
         match byte {
             _ if escaped => escaped = false,
             b'\\' => escaped = quoted,
@@ -140,12 +292,22 @@ fn oversized(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-fn read_le<T, const N: usize>(raw: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
-    raw.as_chunks()
-        .0
-        .iter()
-        .map(|&chunk| value(chunk))
-        .collect()
+fn read_le<T, const N: usize>(
+    input: &mut impl Read,
+    count: usize,
+    value: impl Fn([u8; N]) -> T,
+) -> io::Result<Vec<T>> {
+    let mut values = Vec::new();
+    values
+        .try_reserve_exact(count)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut block = vec![0; N * BLOCK.min(count)];
+    while values.len() < count {
+        let bytes = &mut block[..N * BLOCK.min(count - values.len())];
+        input.read_exact(bytes)?;
+        values.extend(bytes.as_chunks().0.iter().map(|&chunk| value(chunk)));
+    }
+    Ok(values)
 }
 
 fn in_file_order(archive: &Archive) -> Vec<(&String, &Array)> {
@@ -252,7 +414,19 @@ fn write_le<T: Copy, const N: usize>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn parse(mut bytes: &[u8]) -> Result<Archive, String> {
+        let reason = |failure| match failure {
+            Failure::Io(error) => error.to_string(),
+            Failure::Format(reason) => reason,
+        };
+        let len = bytes.len() as u64;
+        let header = Header::read(&mut bytes, len).map_err(reason)?;
+        header.data(&mut bytes).map_err(reason)
+    }
 
     fn array(shape: &[usize], data: Data) -> Array {
         Array {
@@ -415,6 +589,48 @@ mod tests {
             }
         }
         assert!(refused > 10_000, "{refused}");
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_is_refused() {
+        let entry =
+            |name: &str| format!(r#""{name}":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#);
+        let one = format!("{{{}}}", entry("w"));
+        assert_eq!(parse(&file(&one, 1)).unwrap().tensors.len(), 1);
+        let metadata = |keys: &str| format!(r#"{{"__metadata__":{{{keys}}},{}}}"#, entry("w"));
+        let twice = [
+            format!("{{{},{}}}", entry("w"), entry("w")),
+            format!(r"{{{},{}}}", entry("w"), entry(r"\u0077")),
+            metadata(r#""a":"1","b":"2","a":"3""#),
+            format!(
+                r#"{{"__metadata__":{{}},"__metadata__":{{}},{}}}"#,
+                entry("w")
+            ),
+            r#"{"w":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}}"#.to_owned(),
+        ];
+        for json in twice {
+            let reason = parse(&file(&json, 1)).unwrap_err();
+            assert!(reason.contains("twice"), "{json}: {reason}");
+        }
+    }
+
+    /// Nothing of it is read that the header does not speak of.
+    #[test]
+    fn a_huge_file_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge.safetensors");
+        let header = r#"{"w":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        for (start, word) in [
+            (file(header, 1), "follow the header"),
+            (vec![0; 8], "not a safetensors file"),
+            ((6_u64 << 30).to_le_bytes().to_vec(), "header would have"),
+        ] {
+            fs::write(&path, start).unwrap();
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(64 << 30).unwrap();
+            let error = load(&path).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub fn step(b: &mut Builder, args: Adam) -> Result<()> {
     }
     clock::check(b, name, "rate", args.rate)?;
     clock::check(b, name, "clock", args.clock)?;
-    let len = b.buffer(args.weight).len();
+    let len = b.buffer(args.weight)?.len();
     b.push(Dispatch {
         kernel: &STEP,
         constants: &[("DECOUPLED", u32::from(args.decoupled))],
@@ -127,7 +127,11 @@ pub fn step(b: &mut Builder, args: Adam) -> Result<()> {
             bytes: 4 * (7 * len as u64 + 2),
             length: 1,
         },
-    })
+    })?;
+    for id in [args.weight, args.m, args.v] {
+        b.changed(id);
+    }
+    Ok(())
 }
 
 fn sample([rows, cols, variant]: [usize; 3], rng: &mut Rng) -> Result<Sample> {

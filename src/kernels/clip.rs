@@ -3,6 +3,8 @@
 //! R. Pascanu, T. Mikolov, Y. Bengio, *On the difficulty of training recurrent neural networks*,
 //! ICML 2013, § 3.2; with PyTorch's guard: factor = min(1, max_norm / (norm + 10⁻⁶)).
 
+use std::collections::HashSet;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{index, reduce};
@@ -97,10 +99,11 @@ pub fn clip_by_global_norm(
     if max_norm.is_nan() || max_norm <= 0.0 {
         return Err(Error::value(OP, "max_norm", "above 0", max_norm));
     }
-    for (i, id) in gradients.iter().enumerate() {
-        if gradients[..i].contains(id) {
-            let got = &b.buffer(*id).name;
-            return Err(Error::value(OP, "gradients", "each buffer once", got));
+    let mut given = HashSet::new();
+    for id in gradients {
+        let name = &b.buffer(*id)?.name;
+        if !given.insert(id) {
+            return Err(Error::value(OP, "gradients", "each buffer once", name));
         }
     }
     let squares = b.float("gradient squares", &[gradients.len()], Role::Scratch);
@@ -118,7 +121,7 @@ pub fn clip_by_global_norm(
 }
 
 fn factor(b: &mut Builder, squares: BufferId, result: BufferId, max_norm: f32) -> Result<()> {
-    let count = b.buffer(squares).len();
+    let count = b.buffer(squares)?.len();
     b.push(Dispatch {
         kernel: &FACTOR,
         constants: &[],
@@ -138,7 +141,7 @@ fn factor(b: &mut Builder, squares: BufferId, result: BufferId, max_norm: f32) -
 }
 
 fn scale(b: &mut Builder, measured: BufferId, gradient: BufferId) -> Result<()> {
-    let len = b.buffer(gradient).len();
+    let len = b.buffer(gradient)?.len();
     b.push(Dispatch {
         kernel: &SCALE,
         constants: &[],
@@ -152,7 +155,9 @@ fn scale(b: &mut Builder, measured: BufferId, gradient: BufferId) -> Result<()> 
             bytes: 4 * (2 * len + 1) as u64,
             length: 1,
         },
-    })
+    })?;
+    b.changed(gradient);
+    Ok(())
 }
 
 fn factor_twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {

@@ -71,9 +71,9 @@ pub(super) fn check(
     arg: &'static str,
     number: BufferId,
 ) -> Result<()> {
-    match b.buffer(number).len() {
+    match b.buffer(number)?.len() {
         1 => Ok(()),
-        _ => Err(Error::shape(op, arg, [1], &b.buffer(number).shape)),
+        _ => Err(Error::shape(op, arg, [1], &b.buffer(number)?.shape)),
     }
 }
 

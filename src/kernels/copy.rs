@@ -77,11 +77,11 @@ pub fn copy(
         ("source", source, from.saturating_add(len)),
         ("destination", destination, to.saturating_add(len)),
     ] {
-        if b.buffer(id).len() < end {
+        if b.buffer(id)?.len() < end {
             return Err(Error::shape(
                 COPY.name,
                 format!("end in {arg}"),
-                b.buffer(id).len(),
+                b.buffer(id)?.len(),
                 end,
             ));
         }
@@ -94,7 +94,7 @@ pub fn copy(
 /// # Errors
 /// If the buffer does not hold floats.
 pub fn fill(b: &mut Builder, buffer: BufferId, value: f32) -> Result<()> {
-    let len = b.buffer(buffer).len();
+    let len = b.buffer(buffer)?.len();
     push(b, &FILL, &[buffer], len, [0, 0], value, 1)
 }
 

@@ -13,6 +13,7 @@ use crate::kernel::{Args, Binding, Data, Kernel, Sample};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::rng::Rng;
+use crate::tensor::Ids;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/cross_entropy.wgsl");
@@ -99,8 +100,9 @@ pub struct CrossEntropy {
 /// Adds the mean loss of all rows and, if asked for, its gradient in place of the logits.
 ///
 /// A row whose target is [`IGNORE`] adds nothing and has the gradient 0; if all rows are such, the
-/// loss is 0. A target that is neither below V nor `IGNORE` gives NaN, in the loss and in its row of
-/// the gradient, and so does a NaN among the logits of a row that counts.
+/// loss is 0. Writing a target that is neither below V nor `IGNORE` to the buffer of a
+/// [`Program`](crate::Program) is an error; one that a host's own commands put into the device's memory gives
+/// NaN, in the loss and in its row of the gradient, and so does a NaN among the logits of a row that counts.
 ///
 /// # Errors
 /// If the logits are not M rows of the length of their last dimension, or `loss` has not one
@@ -112,7 +114,7 @@ pub fn cross_entropy(b: &mut Builder, args: CrossEntropy) -> Result<()> {
         loss,
         gradient,
     } = args;
-    let rows = b.buffer(targets).len();
+    let rows = b.buffer(targets)?.len();
     let number = b.float("target count", &[1], Role::Scratch);
     let row_loss = b.float("row losses", &[rows], Role::Scratch);
     count(b, targets, number)?;
@@ -121,7 +123,7 @@ pub fn cross_entropy(b: &mut Builder, args: CrossEntropy) -> Result<()> {
 }
 
 fn count(b: &mut Builder, targets: BufferId, number: BufferId) -> Result<()> {
-    let rows = b.buffer(targets).len();
+    let rows = b.buffer(targets)?.len();
     b.push(Dispatch {
         kernel: &COUNT,
         constants: &[],
@@ -143,13 +145,20 @@ fn count(b: &mut Builder, targets: BufferId, number: BufferId) -> Result<()> {
 fn rows_step(b: &mut Builder, bindings: [BufferId; 4], gradient: bool) -> Result<()> {
     let name = ROWS.name;
     let [targets, _, logits, _] = bindings;
-    let rows = b.buffer(targets).len();
-    let shape = &b.buffer(logits).shape;
+    let rows = b.buffer(targets)?.len();
+    let shape = &b.buffer(logits)?.shape;
     let vocabulary = shape.last().copied().unwrap_or(0);
-    if shape.is_empty() || b.buffer(logits).len() != rows * vocabulary {
+    if shape.is_empty() || b.buffer(logits)?.len() != rows.saturating_mul(vocabulary) {
         return Err(Error::shape(name, "logits", [rows, vocabulary], shape));
     }
     index(name, rows * vocabulary)?;
+    b.holds_ids(
+        targets,
+        Ids {
+            vocabulary,
+            except: Some(IGNORE),
+        },
+    );
     let elements = (rows * vocabulary) as u64;
     let written = if gradient { elements } else { 0 };
     b.push(Dispatch {
@@ -169,7 +178,9 @@ fn rows_step(b: &mut Builder, bindings: [BufferId; 4], gradient: bool) -> Result
             bytes: 4 * (elements + written + 2 * rows as u64 + 1),
             length: vocabulary,
         },
-    })
+    })?;
+    b.changed(logits);
+    Ok(())
 }
 
 /// With and without the gradient, small logits and large ones by turns, every fourth target

@@ -94,7 +94,7 @@ pub struct Dropout {
 /// # Errors
 /// If p is not in [0, 1), or `clock` has not one element.
 pub fn apply(b: &mut Builder, args: Dropout) -> Result<()> {
-    let all = 0..b.buffer(args.values).len();
+    let all = 0..b.buffer(args.values)?.len();
     apply_to(b, args, 0, all)
 }
 
@@ -115,9 +115,11 @@ pub(crate) fn apply_to(
         return Err(Error::value(name, "probability", "in [0, 1)", p));
     }
     clock::check(b, name, "clock", args.clock)?;
-    let have = b.buffer(args.values).len();
-    if start + some.end > have {
-        return Err(Error::shape(name, "values", start + some.end, have));
+    let have = b.buffer(args.values)?.len();
+    let end = start.saturating_add(some.end);
+    if end > have {
+        let expected = format!("at least {end} elements long");
+        return Err(Error::value(name, "values", expected, have));
     }
     let blocks = some.end.div_ceil(BLOCK) - some.start / BLOCK;
     let len = some.len();
@@ -142,7 +144,9 @@ pub(crate) fn apply_to(
             bytes: 4 * (2 * len + 1) as u64,
             length: 1,
         },
-    })
+    })?;
+    b.changed(args.values);
+    Ok(())
 }
 
 fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {

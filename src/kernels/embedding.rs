@@ -4,12 +4,13 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::index;
+use super::{index, times};
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
 use crate::rng::Rng;
+use crate::tensor::Ids;
 use crate::twin;
 
 const WGSL: &str = include_str!("../../shaders/embedding.wgsl");
@@ -77,7 +78,13 @@ pub static SCATTER: Kernel = Kernel {
         let rows_each = [1, ROWS][rng.below(2) as usize];
         // Of all ids, or of the second half of them onto what is there.
         let first = [0, tokens / 2][rng.below(2) as usize];
-        let params = sizes(&b, &SCATTER, ids, ("dtable", dtable), ("doutput", doutput))?;
+        let params = sizes(
+            &mut b,
+            &SCATTER,
+            ids,
+            ("dtable", dtable),
+            ("doutput", doutput),
+        )?;
         scatter_part(
             &mut b,
             [ids, doutput, dtable],
@@ -140,8 +147,8 @@ fn most_tokens(rounds: u64) -> usize {
 
 /// Adds `output[m, :] = table[ids[m], :]` for a table `[V, E]`, M ids in any shape and M·E outputs.
 ///
-/// An id that is not below V gives a row of NaN: such an id cannot be refused here, since it is in
-/// the device's memory, and must not pass in silence.
+/// Writing an id that is not below V to the buffer of a [`Program`](crate::Program) is an error. One that a
+/// host's own commands put into the device's memory gives a row of NaN, as it must not pass in silence.
 ///
 /// # Errors
 /// If the table has not two dimensions, or `output` not M·E elements.
@@ -156,7 +163,7 @@ pub fn gather(b: &mut Builder, ids: BufferId, table: BufferId, output: BufferId)
         grid: Grid::Flat(m * e),
         cost: Cost {
             flops: 0,
-            bytes: 4 * (m + 2 * m * e) as u64,
+            bytes: times(&[4, m, 1 + 2 * e]),
             length: 1,
         },
     })
@@ -171,7 +178,7 @@ pub fn gather(b: &mut Builder, ids: BufferId, table: BufferId, output: BufferId)
 /// # Errors
 /// If `dtable` has not two dimensions, or `doutput` not M·E elements.
 pub fn scatter(b: &mut Builder, ids: BufferId, doutput: BufferId, dtable: BufferId) -> Result<()> {
-    let large = b.buffer(dtable).shape.first() >= Some(&LARGE);
+    let large = b.buffer(dtable)?.shape.first() >= Some(&LARGE);
     let rows_each = if large { ROWS } else { 1 };
     let params = sizes(b, &SCATTER, ids, ("dtable", dtable), ("doutput", doutput))?;
     let tokens = params.tokens as usize;
@@ -213,8 +220,8 @@ fn scatter_part(
         // A workgroup for so many rows and 64 columns.
         grid: Grid::Flat(v.div_ceil(rows_each) * e.div_ceil(WORKGROUP) * WORKGROUP),
         cost: Cost {
-            flops: (m * e) as u64,
-            bytes: 4 * (m + m * e + v * e) as u64,
+            flops: times(&[m, e]),
+            bytes: times(&[4, m, 1 + e]).saturating_add(times(&[4, v, e])),
             // All ids may be the same.
             length: m,
         },
@@ -222,35 +229,42 @@ fn scatter_part(
 }
 
 fn sizes(
-    b: &Builder,
+    b: &mut Builder,
     kernel: &'static Kernel,
     ids: BufferId,
     (table_name, table): (&'static str, BufferId),
     (rows_name, rows): (&'static str, BufferId),
 ) -> Result<Params> {
     let name = kernel.name;
-    let &[vocabulary, columns] = b.buffer(table).shape.as_slice() else {
+    let &[vocabulary, columns] = b.buffer(table)?.shape.as_slice() else {
         let expected = "two dimensions";
         return Err(Error::shape(
             name,
             table_name,
             expected,
-            &b.buffer(table).shape,
+            &b.buffer(table)?.shape,
         ));
     };
-    let tokens = b.buffer(ids).len();
-    if b.buffer(rows).len() != tokens * columns {
+    let tokens = b.buffer(ids)?.len();
+    if b.buffer(rows)?.len() != tokens.saturating_mul(columns) {
         let expected = [tokens, columns];
         return Err(Error::shape(
             name,
             rows_name,
             expected,
-            &b.buffer(rows).shape,
+            &b.buffer(rows)?.shape,
         ));
     }
     // Every index that the shader forms is below one of these.
-    index(name, tokens * columns)?;
-    index(name, vocabulary * columns)?;
+    index(name, tokens.saturating_mul(columns))?;
+    index(name, vocabulary.saturating_mul(columns))?;
+    b.holds_ids(
+        ids,
+        Ids {
+            vocabulary,
+            except: None,
+        },
+    );
     Ok(Params {
         tokens: index(name, tokens)?,
         vocabulary: index(name, vocabulary)?,

@@ -31,7 +31,7 @@ pub static MAKE: Kernel = Kernel {
     twin: twin!(twin),
     sample: |[steps, batch, variant], rng| {
         let mut b = Builder::new("mask");
-        let rows = steps * batch;
+        let rows = steps.saturating_mul(batch);
         let [lengths, resets] =
             [("lengths", batch), ("resets", rows)].map(|(n, len)| b.uint(n, &[len], Role::Input));
         // Something else may stand in front.
@@ -150,8 +150,8 @@ impl Clear {
             ),
         ];
         for (arg, id, len) in needs {
-            if b.buffer(id).len() < len {
-                return Err(Error::shape(name, arg, len, b.buffer(id).len()));
+            if b.buffer(id)?.len() < len {
+                return Err(Error::shape(name, arg, len, b.buffer(id)?.len()));
             }
         }
         b.push(Dispatch {
@@ -231,7 +231,7 @@ impl Mask {
     pub fn push(self, b: &mut Builder) -> Result<()> {
         let name = MAKE.name;
         let [steps, batch] = self.size;
-        let rows = steps * batch;
+        let rows = steps.saturating_mul(batch);
         // What is not there is not read; the other stands in.
         let Some(any) = self.lengths.or(self.resets) else {
             return Err(Error::value(
@@ -245,13 +245,13 @@ impl Mask {
         let needs = [
             ("lengths", self.lengths, batch),
             ("resets", self.resets, rows),
-            ("mask", Some(self.mask.0), self.mask.1 + rows),
+            ("mask", Some(self.mask.0), self.mask.1.saturating_add(rows)),
         ];
         for (arg, id, len) in needs {
             if let Some(id) = id
-                && b.buffer(id).len() < len
+                && b.buffer(id)?.len() < len
             {
-                return Err(Error::shape(name, arg, len, b.buffer(id).len()));
+                return Err(Error::shape(name, arg, len, b.buffer(id)?.len()));
             }
         }
         b.push(Dispatch {
@@ -271,7 +271,7 @@ impl Mask {
             grid: Grid::Flat(rows),
             cost: Cost {
                 flops: 0,
-                bytes: 4 * (2 * rows + batch) as u64,
+                bytes: 4 * (2 * rows as u64 + batch as u64),
                 length: 1,
             },
         })

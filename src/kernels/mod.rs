@@ -102,10 +102,18 @@ pub static ALL: &[&Kernel] = &[
     &adam::STEP,
 ];
 
+/// A number of operations or bytes, for a [`Cost`](crate::plan::Cost); the largest there is where it is more.
+pub(crate) fn times(factors: &[usize]) -> u64 {
+    let all = factors.iter();
+    all.fold(1, |product: u64, &factor| {
+        product.saturating_mul(factor as u64)
+    })
+}
+
 /// A size or an offset as a shader's 32-bit parameter.
 pub(crate) fn index(op: &'static str, value: usize) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::Limit {
-        what: format!("{op}: an index into a buffer"),
+        what: format!("{op}: a 32-bit index or size"),
         needed: value as u64,
         available: u64::from(u32::MAX),
     })

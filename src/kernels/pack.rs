@@ -115,6 +115,25 @@ pub struct Blocks {
 }
 
 impl Blocks {
+    /// What differs between two packings, as each has it.
+    pub(crate) fn differences(&self, other: &Self) -> [String; 2] {
+        let all = |b: &Self| {
+            [
+                format!("{} gates", b.gates),
+                format!("places for {} gates", b.slots),
+                format!("place {} empty", b.empty),
+                format!("{} units", b.units),
+                format!("sums over {} terms", b.size),
+                format!("blocks of {} units", b.block),
+                format!("terms in the order of strides {:?}", b.strides),
+            ]
+        };
+        let pairs = all(self).into_iter().zip(all(other));
+        let differing = pairs.filter(|(one, other)| one != other);
+        let (own, others): (Vec<_>, Vec<_>) = differing.unzip();
+        [own.join(", "), others.join(", ")]
+    }
+
     /// W_hh `[G·H, P]` for products with h: the units are H, the sums run over P.
     pub fn forward([gates, hidden, output]: [usize; 3], block: usize) -> Self {
         Self {
@@ -232,7 +251,7 @@ impl Blocks {
         source: BufferId,
         destination: BufferId,
     ) -> Result<()> {
-        let element = b.buffer(destination).element;
+        let element = b.buffer(destination)?.element;
         if element != Element::Float {
             return Err(Error::shape(
                 PACK.name,
@@ -278,7 +297,7 @@ impl Blocks {
                 start.saturating_add(whole.len()),
             ),
         ] {
-            let have = b.buffer(id).len();
+            let have = b.buffer(id)?.len();
             if have < needed {
                 return Err(Error::shape(name, arg, needed, have));
             }
@@ -287,7 +306,7 @@ impl Blocks {
             let expected = format!("at most {all} terms");
             return Err(Error::value(name, "terms", expected, first + self.size));
         }
-        let element = b.buffer(destination).element;
+        let element = b.buffer(destination)?.element;
         let (width, half) = (self.slots * self.block, element == Element::Half);
         if half && !width.is_multiple_of(2) {
             return Err(Error::value(name, "elements of a term", "even", width));

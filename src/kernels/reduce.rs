@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::index;
+use super::{index, times};
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Data, Kernel, Sample};
 use crate::plan::sequence::Precision;
@@ -187,22 +187,23 @@ impl Columns {
         // Without a second factor the binding is not read; the first stands in.
         let factor = self.b.unwrap_or(self.a);
         for (arg, m) in [("a", self.a), ("b", factor)] {
-            let fits = m.col_stride == 1 && m.reach() <= b.buffer(m.buffer).len();
+            let fits = m.col_stride == 1 && m.reach() <= b.buffer(m.buffer)?.len();
             if !fits || (m.rows, m.cols) != (rows, cols) {
                 let expected = format!("{rows} x {cols}, dense columns inside its buffer");
                 return Err(Error::shape(name, arg, expected, m));
             }
         }
         let (output, to) = self.output;
-        let end = to.saturating_add(groups * cols);
-        if b.buffer(output).len() < end {
+        let end = to.saturating_add(groups.saturating_mul(cols));
+        if b.buffer(output)?.len() < end {
             let expected = format!("at least {end} elements");
-            let got = format!("{:?}", b.buffer(output).shape);
+            let got = format!("{:?}", b.buffer(output)?.shape);
             return Err(Error::value(name, "output", expected, got));
         }
         let [start, row_stride, _] = self.a.indices(name)?;
         let [b_start, b_row_stride, _] = factor.indices(name)?;
         let product = self.b.is_some();
+        let factors = 1 + usize::from(product);
         b.push(Dispatch {
             kernel: &COLUMNS,
             constants: &[("PRODUCT", u32::from(product))],
@@ -220,11 +221,15 @@ impl Columns {
             },
             grid: Grid::Groups([cols.div_ceil(WORKGROUP), groups, 1]),
             cost: Cost {
-                flops: (rows * cols * (1 + usize::from(product))) as u64,
-                bytes: 4 * (rows * cols * (1 + usize::from(product)) + groups * cols) as u64,
+                flops: times(&[rows, cols, factors]),
+                bytes: times(&[4, rows, cols, factors]).saturating_add(times(&[4, groups, cols])),
                 length: group,
             },
-        })
+        })?;
+        if self.beta != 0.0 {
+            b.changed(output);
+        }
+        Ok(())
     }
 }
 
@@ -233,8 +238,8 @@ impl Columns {
 /// # Errors
 /// If `output` has not one element.
 pub fn total(b: &mut Builder, a: BufferId, output: BufferId, square: bool) -> Result<()> {
-    if b.buffer(output).len() != 1 {
-        let got = &b.buffer(output).shape;
+    if b.buffer(output)?.len() != 1 {
+        let got = &b.buffer(output)?.shape;
         return Err(Error::shape(TOTAL.name, "output", [1], got));
     }
     total_at(b, a, (output, 0), square)
@@ -250,7 +255,7 @@ pub fn total_at(
     (output, to): (BufferId, usize),
     square: bool,
 ) -> Result<()> {
-    let len = b.buffer(a).len();
+    let len = b.buffer(a)?.len();
     let group = len.div_ceil(GROUPS).max(4 * WORKGROUP);
     if len <= group {
         return total_once(b, a, (output, to), group, square);
@@ -269,11 +274,12 @@ fn total_once(
     square: bool,
 ) -> Result<()> {
     let name = TOTAL.name;
-    let len = b.buffer(a).len();
+    let len = b.buffer(a)?.len();
     let groups = len.div_ceil(group).max(1);
-    if b.buffer(output).len() < to + groups {
-        let expected = format!("at least {} elements", to + groups);
-        let got = format!("{:?}", b.buffer(output).shape);
+    let end = to.saturating_add(groups);
+    if b.buffer(output)?.len() < end {
+        let expected = format!("at least {end} elements");
+        let got = format!("{:?}", b.buffer(output)?.shape);
         return Err(Error::value(name, "output", expected, got));
     }
     b.push(Dispatch {

@@ -69,7 +69,7 @@ fn empty_places(sample: &mut Sample, spec: &LayerSpec) {
     let of_x = spec.input_size + 1;
     let terms = of_x + spec.output_size();
     for (id, data) in &mut sample.data {
-        let name = &sample.plan.buffer(*id).name;
+        let name = &sample.plan.buffers[id.0].name;
         if let (true, Data::Float(weights)) = (name.starts_with("weight_stream"), data) {
             for (at, quad) in weights.chunks_exact_mut(4).enumerate() {
                 quad[if at % terms < of_x { 2 } else { 3 }] = 0.0;

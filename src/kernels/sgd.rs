@@ -97,7 +97,7 @@ pub fn step(b: &mut Builder, args: Sgd) -> Result<()> {
     same_shape(b, name, args.weight, "gradient", args.gradient)?;
     same_shape(b, name, args.weight, "velocity", args.velocity)?;
     clock::check(b, name, "rate", args.rate)?;
-    let len = b.buffer(args.weight).len();
+    let len = b.buffer(args.weight)?.len();
     // Without momentum the old velocity is neither read nor multiplied.
     let (flops, touched) = if args.momentum == 0.0 { (4, 4) } else { (6, 5) };
     b.push(Dispatch {
@@ -115,7 +115,12 @@ pub fn step(b: &mut Builder, args: Sgd) -> Result<()> {
             bytes: 4 * (touched * len as u64 + 1),
             length: 1,
         },
-    })
+    })?;
+    b.changed(args.weight);
+    if args.momentum != 0.0 {
+        b.changed(args.velocity);
+    }
+    Ok(())
 }
 
 /// Refuses an option that an optimizer cannot have.
@@ -134,7 +139,7 @@ pub(super) fn same_shape(
     arg: &'static str,
     other: BufferId,
 ) -> Result<()> {
-    let (expected, got) = (&b.buffer(weight).shape, &b.buffer(other).shape);
+    let (expected, got) = (&b.buffer(weight)?.shape, &b.buffer(other)?.shape);
     if expected == got {
         return Ok(());
     }

@@ -93,6 +93,14 @@ pub struct MaskRows {
     pub row: usize,
 }
 
+impl MaskRows {
+    /// The element behind the last one of so many sequences.
+    fn end(&self, count: usize) -> usize {
+        let last = count.saturating_sub(1).saturating_mul(self.row);
+        self.start.saturating_add(last).saturating_add(1)
+    }
+}
+
 /// The arguments of a load: `state[to_start + n · to_row + u] = source[from + n · width + u]`, 0 where
 /// the mask says that the state is zeroed.
 #[derive(Debug, Clone, Copy)]
@@ -121,9 +129,15 @@ impl Load {
     pub fn push_with(self, b: &mut Builder, no_mask: BufferId) -> Result<()> {
         let name = LOAD.name;
         let (count, width) = (self.count, self.width);
-        let last = count.saturating_sub(1);
-        let end = self.to_start + last * self.to_row + width;
-        fits(b, "source", self.source.0, self.source.1 + count * width)?;
+        let last = count.saturating_sub(1).saturating_mul(self.to_row);
+        let end = self.to_start.saturating_add(last).saturating_add(width);
+        let dense = count.saturating_mul(width);
+        fits(
+            b,
+            "source",
+            self.source.0,
+            self.source.1.saturating_add(dense),
+        )?;
         fits(b, "state", self.state, end)?;
         let mask = self.mask.unwrap_or(MaskRows {
             mask: no_mask,
@@ -131,7 +145,7 @@ impl Load {
             row: 0,
         });
         if self.mask.is_some() {
-            fits(b, "mask", mask.mask, mask.start + last * mask.row + 1)?;
+            fits(b, "mask", mask.mask, mask.end(count))?;
         }
         b.push(Dispatch {
             kernel: &LOAD,
@@ -169,13 +183,9 @@ pub fn unset(
     [count, width]: [usize; 2],
 ) -> Result<()> {
     let name = UNSET.name;
-    fits(b, "gradient", gradient, to + count * width)?;
-    fits(
-        b,
-        "mask",
-        mask.mask,
-        mask.start + count.saturating_sub(1) * mask.row + 1,
-    )?;
+    let end = to.saturating_add(count.saturating_mul(width));
+    fits(b, "gradient", gradient, end)?;
+    fits(b, "mask", mask.mask, mask.end(count))?;
     b.push(Dispatch {
         kernel: &UNSET,
         constants: &[("MASKED", 1)],
@@ -191,11 +201,13 @@ pub fn unset(
         },
         grid: Grid::Flat(count * width),
         cost: cost(count * width),
-    })
+    })?;
+    b.changed(gradient);
+    Ok(())
 }
 
 fn fits(b: &Builder, arg: &'static str, id: BufferId, end: usize) -> Result<()> {
-    let have = b.buffer(id).len();
+    let have = b.buffer(id)?.len();
     if have < end {
         return Err(Error::shape("state", format!("end in {arg}"), have, end));
     }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::index;
+use super::{index, times};
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Data, Kernel, Sample, no_loops};
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
@@ -50,9 +50,11 @@ struct Params {
 /// # Errors
 /// If the shapes are not each other's transpose.
 pub fn transpose(b: &mut Builder, source: BufferId, destination: BufferId) -> Result<()> {
-    let (from, to) = (&b.buffer(source).shape, &b.buffer(destination).shape);
+    let (from, to) = (&b.buffer(source)?.shape, &b.buffer(destination)?.shape);
     let (&[rows, cols], true) = (from.as_slice(), from.iter().rev().eq(to)) else {
-        return Err(Error::shape(TRANSPOSE.name, "destination", from, to));
+        let expected = format!("the transpose of a matrix, here of {from:?}");
+        let got = format!("{to:?}");
+        return Err(Error::value(TRANSPOSE.name, "destination", expected, got));
     };
     push(b, source, (destination, 0), [rows, cols])
 }
@@ -66,11 +68,12 @@ pub fn transpose_to(
     source: BufferId,
     (destination, to): (BufferId, usize),
 ) -> Result<()> {
-    let from = &b.buffer(source).shape;
+    let from = &b.buffer(source)?.shape;
     let &[rows, cols] = from.as_slice() else {
         return Err(Error::shape(TRANSPOSE.name, "source", "[rows, cols]", from));
     };
-    let (end, have) = (to + rows * cols, b.buffer(destination).len());
+    let end = to.saturating_add(rows.saturating_mul(cols));
+    let have = b.buffer(destination)?.len();
     if have < end {
         return Err(Error::shape(
             TRANSPOSE.name,
@@ -100,7 +103,7 @@ fn push(
         grid: Grid::Groups([cols.div_ceil(TILE), rows.div_ceil(TILE), 1]),
         cost: Cost {
             flops: 0,
-            bytes: 8 * (rows * cols) as u64,
+            bytes: times(&[8, rows, cols]),
             length: 1,
         },
     })

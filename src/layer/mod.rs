@@ -21,6 +21,7 @@ mod sequence;
 mod state;
 mod streams;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::{Array3, ArrayView3};
@@ -86,12 +87,13 @@ impl Layer {
         let ids = driver::weights(&mut b, &spec);
         b.section("prepare");
         driver::prepare(&mut b, &ids)?;
+        let of_training: HashSet<BufferId> = ids.trained.iter().copied().collect();
         let tensors = |trained: bool| -> Result<Vec<(String, Tensor)>> {
-            let wanted = |(_, id): &&(String, BufferId)| ids.trained.contains(id) == trained;
+            let wanted = |(_, id): &&(String, BufferId)| of_training.contains(id) == trained;
             let named = ids.named.iter().filter(wanted);
             named
                 .map(|(name, id)| {
-                    let buffer = b.buffer(*id);
+                    let buffer = b.buffer(*id)?;
                     let zeros = Tensor::zeros(context, &buffer.shape, buffer.element)?;
                     Ok((name.clone(), zeros))
                 })
@@ -361,12 +363,10 @@ fn bind(
     weights: &[(String, Tensor)],
     packed: &[(String, Tensor)],
 ) -> Vec<(BufferId, Tensor)> {
-    let tensor = |name: &str| {
-        let mut all = weights.iter().chain(packed);
-        all.find(|(n, _)| n == name).map(|(_, t)| t.clone())
-    };
+    let all = weights.iter().chain(packed);
+    let tensors: HashMap<&str, &Tensor> = all.map(|(name, t)| (name.as_str(), t)).collect();
     let named = ids.named.iter();
     named
-        .filter_map(|(name, id)| Some((*id, tensor(name)?)))
+        .filter_map(|(name, id)| Some((*id, (*tensors.get(name.as_str())?).clone())))
         .collect()
 }

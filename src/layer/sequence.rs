@@ -9,7 +9,7 @@ use crate::plan::sequence::{
     self as driver, BackwardArgs, Call, Ends, LayerSpec, Mode, Run, States, Weights,
 };
 use crate::plan::{BufferId, Builder, Matrix, Plan, Role, Target};
-use crate::program::Program;
+use crate::program::{Program, check_free};
 use crate::tensor::Tensor;
 
 /// A layer's calls of one kind: a plan and its memory, made once.
@@ -81,13 +81,13 @@ fn plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Planned> {
         Mode::Inference => None,
         Mode::Training => {
             b.section("backward");
-            let like = |b: &mut Builder, name: &str, id: BufferId| {
-                let shape = b.buffer(id).shape.clone();
-                b.float(name, &shape, Role::Input)
+            let like = |b: &mut Builder, name: &str, id: BufferId| -> Result<BufferId> {
+                let shape = b.buffer(id)?.shape.clone();
+                Ok(b.float(name, &shape, Role::Input))
             };
-            let dy = like(&mut b, "dy", y);
-            let dhn = like(&mut b, "dhn", states.hn);
-            let dcn = states.cn.map(|cn| like(&mut b, "dcn", cn));
+            let dy = like(&mut b, "dy", y)?;
+            let dhn = like(&mut b, "dhn", states.hn)?;
+            let dcn = states.cn.map(|cn| like(&mut b, "dcn", cn)).transpose()?;
             let args = BackwardArgs {
                 ends,
                 dy,
@@ -160,7 +160,10 @@ impl Sequence {
 
     pub(super) fn new(layer: &Layer, call: &Call, gradients: &[(String, Tensor)]) -> Result<Self> {
         let spec = *layer.spec();
-        let planned = plan(&spec, call, &layer.context().target())?;
+        let target = layer.context().target();
+        let least = Run::new(&spec, call, &target)?.least_bytes();
+        check_free(layer.context(), "a call", least)?;
+        let planned = plan(&spec, call, &target)?;
         let mut bound = layer.bind(&planned.weights)?;
         bound.extend(existing(layer, planned.backward.as_ref(), gradients)?);
         let sequence = Self {
@@ -174,7 +177,7 @@ impl Sequence {
         };
         if let Some(lengths) = sequence.states.lengths {
             let all = vec![sequence.run.steps() as u32; sequence.run.batch()];
-            sequence.program.tensor(lengths).write_uint(&all)?;
+            sequence.program.own(lengths).write_uint(&all)?;
         }
         Ok(sequence)
     }
@@ -191,17 +194,17 @@ impl Sequence {
 
     /// The input.
     pub fn x(&self) -> &Tensor {
-        self.program.tensor(self.x)
+        self.program.own(self.x)
     }
 
     /// The output: h of the last layer after every step, 0 past a sequence's length.
     pub fn y(&self) -> &Tensor {
-        self.program.tensor(self.y)
+        self.program.own(self.y)
     }
 
     /// The initial h; zeros until written.
     pub fn h0(&self) -> &Tensor {
-        self.program.tensor(self.states.h0)
+        self.program.own(self.states.h0)
     }
 
     /// The initial c; zeros until written.
@@ -214,7 +217,7 @@ impl Sequence {
 
     /// h after each sequence's last step.
     pub fn hn(&self) -> &Tensor {
-        self.program.tensor(self.states.hn)
+        self.program.own(self.states.hn)
     }
 
     /// c after each sequence's last step.
@@ -235,7 +238,7 @@ impl Sequence {
             op: self.run.spec().cell.name,
             needs: "a cell state c".to_owned(),
         })?;
-        Ok(self.program.tensor(id))
+        Ok(self.program.own(id))
     }
 
     /// Sets the number of valid steps of each sequence, from 0 to T, for the runs from here on. What x and dy
@@ -263,7 +266,7 @@ impl Sequence {
                 }
             }
         }
-        self.program.tensor(id).write_uint(&values)
+        self.program.own(id).write_uint(&values)
     }
 
     /// Sets the steps before which the state is zeroed, for the runs from here on: `[T, N]`, or
@@ -279,7 +282,7 @@ impl Sequence {
             let needs = "resets in a call that was planned without (Call::resets)".to_owned();
             return Err(Error::Unsupported { op: OP, needs });
         };
-        let tensor = self.program.tensor(id);
+        let tensor = self.program.own(id);
         if resets.shape() != tensor.shape() {
             return Err(Error::shape(OP, "resets", tensor.shape(), resets.shape()));
         }
@@ -290,7 +293,7 @@ impl Sequence {
     /// 1 to it and drops what [`crate::kernels::dropout`] says for this number; the backward pass
     /// drops the same. Writing it repeats a mask.
     pub fn dropout_clock(&self) -> Option<&Tensor> {
-        self.clock.map(|id| self.program.tensor(id))
+        self.clock.map(|id| self.program.own(id))
     }
 
     /// Writes the initial state; zeros without one.
@@ -298,7 +301,7 @@ impl Sequence {
     /// # Errors
     /// If its shapes are not those of [`State`], or it has or lacks c against the cell.
     pub fn set_initial(&self, state: Option<&State>) -> Result<()> {
-        let c0 = self.states.c0.map(|id| self.program.tensor(id));
+        let c0 = self.states.c0.map(|id| self.program.own(id));
         match state {
             Some(state) => state.write("Sequence::set_initial", self.h0(), c0),
             None => [Some(self.h0()), c0]
@@ -313,7 +316,7 @@ impl Sequence {
     /// # Errors
     /// If the device fails.
     pub fn state(&self) -> Result<State> {
-        let cn = self.states.cn.map(|id| self.program.tensor(id));
+        let cn = self.states.cn.map(|id| self.program.own(id));
         State::read(self.hn(), cn)
     }
 
@@ -329,7 +332,7 @@ impl Sequence {
     /// # Errors
     /// If the sequence is for inference.
     pub fn dy(&self) -> Result<&Tensor> {
-        Ok(self.program.tensor(self.training()?.dy))
+        Ok(self.program.own(self.training()?.dy))
     }
 
     /// The gradient of the final h, which the caller writes; zeros until then.
@@ -337,7 +340,7 @@ impl Sequence {
     /// # Errors
     /// If the sequence is for inference.
     pub fn dhn(&self) -> Result<&Tensor> {
-        Ok(self.program.tensor(self.training()?.dhn))
+        Ok(self.program.own(self.training()?.dhn))
     }
 
     /// The gradient of the final c, which the caller writes; zeros until then.
@@ -354,7 +357,7 @@ impl Sequence {
     /// If the sequence is for inference.
     pub fn dx(&self) -> Result<&Tensor> {
         let dx = self.training()?.gradients.x;
-        dx.map(|id| self.program.tensor(id))
+        dx.map(|id| self.program.own(id))
             .ok_or_else(|| Error::value("Sequence::dx", "x", "planned with its gradient", "none"))
     }
 
@@ -363,7 +366,7 @@ impl Sequence {
     /// # Errors
     /// If the sequence is for inference.
     pub fn dh0(&self) -> Result<&Tensor> {
-        Ok(self.program.tensor(self.training()?.gradients.dh0))
+        Ok(self.program.own(self.training()?.gradients.dh0))
     }
 
     /// The gradient of the initial c; 0 with a burn-in.
@@ -383,7 +386,7 @@ impl Sequence {
         let ids = self.training()?.gradients.weights.iter();
         Ok(names
             .zip(ids)
-            .map(|((name, _), id)| (name, self.program.tensor(*id).clone()))
+            .map(|((name, _), id)| (name, self.program.own(*id).clone()))
             .collect())
     }
 

@@ -93,12 +93,12 @@ impl Streams {
     /// The inputs of the next step, `[streams, I]`: the first rows belong to the streams given to
     /// [`Self::advance`], in their order.
     pub fn x(&self) -> &Tensor {
-        self.program.tensor(self.states.x)
+        self.program.own(self.states.x)
     }
 
     /// The outputs of the latest step, `[streams, P]`, in the order of the inputs.
     pub fn y(&self) -> &Tensor {
-        self.program.tensor(self.states.y)
+        self.program.own(self.states.y)
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -142,7 +142,7 @@ impl Streams {
         let known = known.clone().find(|&which| shared.lists[which] == list);
         let which = known.unwrap_or(1 - shared.latest);
         if known.is_none() {
-            let lists = self.program.tensor(self.states.list);
+            let lists = self.program.own(self.states.list);
             shared.lists[which].clear();
             lists.rows(which..which + 1)?.write_uint(&list)?;
             shared.lists[which] = list;
@@ -225,9 +225,9 @@ impl Streams {
         let layers = self.states.h.iter().zip(&self.states.c);
         layers
             .map(|(&h, c)| {
-                let h = self.program.tensor(h);
+                let h = self.program.own(h);
                 let h = h.reshaped(&[2 * self.count, self.spec.output_size()])?;
-                let c = c.map(|c| self.program.tensor(c).rows(stream..stream + 1));
+                let c = c.map(|c| self.program.own(c).rows(stream..stream + 1));
                 Ok((h.rows(row..row + 1)?, c.transpose()?))
             })
             .collect()

@@ -1,22 +1,33 @@
 //! Building a plan: buffers, sections and checked dispatches.
 
+use std::collections::HashMap;
+
 use bytemuck::NoUninit;
 
 use super::sequence::Precision;
 use super::{
-    Buffer, BufferId, Choice, Contents, Cost, PARAMS_STRIDE, Plan, Role, Section, Step, Target,
+    Buffer, BufferId, Choice, Contents, Cost, Needs, PARAMS_STRIDE, Plan, PlanId, Role, Section,
+    Step, Target,
 };
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS, Told};
+use crate::tensor::Ids;
 
 /// The most workgroups in one dimension of a dispatch.
 pub(crate) const MAX_GROUPS: u32 = 65_535;
+
+/// The most dispatches of a plan: each takes some hundred bytes and, when it runs, some microseconds.
+pub(crate) const MAX_STEPS: usize = 1 << 22;
 
 /// Collects buffers and steps, checks each step, and ends as a [`Plan`].
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
     target: Target,
+    /// The names that are taken, each with the number to be tried next behind it.
+    names: HashMap<String, usize>,
+    /// Where a choice stands among the plan's.
+    choices: HashMap<(String, &'static str, String), usize>,
 }
 
 /// One dispatch on its way into a plan.
@@ -56,7 +67,10 @@ impl Builder {
     pub fn on(name: impl Into<String>, target: Target) -> Self {
         Self {
             target,
+            names: HashMap::new(),
+            choices: HashMap::new(),
             plan: Plan {
+                id: PlanId::new(),
                 name: name.into(),
                 buffers: Vec::new(),
                 steps: Vec::new(),
@@ -64,6 +78,7 @@ impl Builder {
                 params: Vec::new(),
                 choices: Vec::new(),
                 contents: Vec::new(),
+                needs: Needs::default(),
             },
         }
     }
@@ -90,20 +105,33 @@ impl Builder {
     }
 
     fn add(&mut self, name: &str, shape: &[usize], element: Element, role: Role) -> BufferId {
-        let taken = |n: &str| self.plan.buffers.iter().any(|b| b.name == n);
-        let mut unique = name.to_owned();
-        let mut number = 2;
-        while taken(&unique) {
-            unique = format!("{name}.{number}");
-            number += 1;
-        }
+        let name = self.unique(name);
         self.plan.buffers.push(Buffer {
-            name: unique,
+            name,
             shape: shape.to_vec(),
             element,
             role,
         });
-        BufferId(self.plan.buffers.len() - 1)
+        BufferId(self.plan.buffers.len() - 1, self.plan.id)
+    }
+
+    /// The name, or if it is taken with the first number behind it that is not.
+    fn unique(&mut self, name: &str) -> String {
+        let Some(&next) = self.names.get(name) else {
+            self.names.insert(name.to_owned(), 2);
+            return name.to_owned();
+        };
+        let mut number = next;
+        let unique = loop {
+            let numbered = format!("{name}.{number}");
+            number += 1;
+            if !self.names.contains_key(&numbered) {
+                break numbered;
+            }
+        };
+        self.names.insert(name.to_owned(), number);
+        self.names.insert(unique.clone(), 2);
+        unique
     }
 
     /// What the plan is made for.
@@ -114,17 +142,18 @@ impl Builder {
     /// Puts integers into a buffer from an element on, once, when the plan is given memory.
     ///
     /// # Errors
-    /// If the buffer holds no integers, or is too short.
+    /// If the buffer is of another plan, holds no integers, or is too short.
     pub fn contents(&mut self, id: BufferId, start: usize, words: Vec<u32>) -> Result<()> {
         const OP: &str = "Builder::contents";
-        let buffer = self.buffer(id);
+        let buffer = self.buffer(id)?;
         if buffer.element != Element::Uint {
             let got = buffer.element;
             return Err(Error::shape(OP, &buffer.name, Element::Uint, got));
         }
-        let end = start + words.len();
+        let end = start.saturating_add(words.len());
         if end > buffer.len() {
-            return Err(Error::shape(OP, &buffer.name, end, buffer.len()));
+            let expected = format!("at least {end} elements long");
+            return Err(Error::value(OP, &buffer.name, expected, buffer.len()));
         }
         self.plan.contents.push(Contents {
             buffer: id,
@@ -136,11 +165,12 @@ impl Builder {
 
     /// Notes a choice for [`Plan::choices`].
     pub fn chose(&mut self, what: &str, chosen: &'static str, why: &str) {
-        let same =
-            |c: &&mut Choice| (c.what.as_str(), c.chosen, c.why.as_str()) == (what, chosen, why);
-        match self.plan.choices.iter_mut().find(same) {
+        let all = &mut self.plan.choices;
+        let key = (what.to_owned(), chosen, why.to_owned());
+        let at = *self.choices.entry(key).or_insert(all.len());
+        match all.get_mut(at) {
             Some(choice) => choice.count += 1,
-            None => self.plan.choices.push(Choice {
+            None => all.push(Choice {
                 what: what.to_owned(),
                 chosen,
                 why: why.to_owned(),
@@ -150,8 +180,38 @@ impl Builder {
     }
 
     /// The buffer with this id.
-    pub fn buffer(&self, id: BufferId) -> &Buffer {
-        &self.plan.buffers[id.0]
+    ///
+    /// # Errors
+    /// If the id is of another plan, or the buffer has more elements than any device.
+    pub fn buffer(&self, id: BufferId) -> Result<&Buffer> {
+        self.plan.buffer(id)
+    }
+
+    /// Notes that the latest step changes what stands in a buffer rather than fill it anew.
+    pub(crate) fn changed(&mut self, id: BufferId) {
+        if let Some(latest) = self.plan.steps.len().checked_sub(1) {
+            self.plan.needs.before.insert((latest, id));
+        }
+    }
+
+    /// Notes that the latest step does not read a buffer that it binds for reading.
+    pub(crate) fn unread(&mut self, id: BufferId) {
+        if let Some(latest) = self.plan.steps.len().checked_sub(1) {
+            self.plan.needs.unread.insert((latest, id));
+        }
+    }
+
+    /// Notes that a buffer holds what some steps make of another, and is stale once that has changed.
+    pub(crate) fn packs(&mut self, packed: BufferId, source: BufferId) {
+        self.plan.needs.packed.push((packed, source));
+    }
+
+    /// Notes that a buffer holds token ids. Of several uses the strictest counts.
+    pub(crate) fn holds_ids(&mut self, buffer: BufferId, ids: Ids) {
+        let all = &mut self.plan.needs.ids;
+        let known = all.entry(buffer).or_insert(ids);
+        known.vocabulary = known.vocabulary.min(ids.vocabulary);
+        known.except = known.except.filter(|_| ids.except == known.except);
     }
 
     /// Starts a section; the steps that follow belong to it.
@@ -166,8 +226,8 @@ impl Builder {
     /// Adds a dispatch to the current section (`main` if none was started).
     ///
     /// # Errors
-    /// If its buffers do not fit the kernel's bindings, if one buffer is bound twice and written,
-    /// or if the grid is too large for any device.
+    /// If its buffers do not fit the kernel's bindings or are of another plan, if one buffer is bound twice
+    /// and written, if the grid is too large for any device, or if the plan has too many steps.
     pub fn push<P: NoUninit>(&mut self, dispatch: Dispatch<'_, P>) -> Result<()> {
         let Dispatch {
             kernel,
@@ -178,24 +238,25 @@ impl Builder {
             cost,
         } = dispatch;
         self.check_bindings(kernel, bindings)?;
+        if self.plan.steps.len() >= MAX_STEPS {
+            return Err(Error::Limit {
+                what: format!("dispatches of the plan '{}'", self.plan.name),
+                needed: MAX_STEPS as u64 + 1,
+                available: MAX_STEPS as u64,
+            });
+        }
+        let grid = grid.groups(kernel)?;
         let bytes = bytemuck::bytes_of(&params);
         if bytes.len() != kernel.params_size || bytes.len() > PARAMS_STRIDE {
-            return Err(Error::shape(
-                kernel.name,
-                "params",
-                kernel.params_size.min(PARAMS_STRIDE),
-                bytes.len(),
-            ));
-        }
-        let start = self.plan.params.len();
-        self.plan.params.extend_from_slice(bytes);
-        self.plan.params.resize(start + PARAMS_STRIDE, 0);
-        if self.plan.sections.is_empty() {
-            self.section("main");
+            let expected = format!(
+                "the kernel's {} bytes, of {PARAMS_STRIDE} at most",
+                kernel.params_size
+            );
+            return Err(Error::value(kernel.name, "params", expected, bytes.len()));
         }
         // What a kernel is told of a buffer's elements cannot differ from what they are.
         let halves = bindings.iter().zip(kernel.bindings).filter_map(|(&id, b)| {
-            let half = self.buffer(id).element == Element::Half;
+            let half = self.plan.buffers[id.0].element == Element::Half;
             Some((b.half?, u32::from(half)))
         });
         let constants: Vec<Constant> = constants.iter().copied().chain(halves).collect();
@@ -205,12 +266,18 @@ impl Builder {
             constants: &constants,
         };
         told.check_rounds(self.target.loop_rounds)?;
+        let start = self.plan.params.len();
+        self.plan.params.extend_from_slice(bytes);
+        self.plan.params.resize(start + PARAMS_STRIDE, 0);
+        if self.plan.sections.is_empty() {
+            self.section("main");
+        }
         self.plan.steps.push(Step {
             kernel,
             constants,
             bindings: bindings.to_vec(),
             params: start..start + bytes.len(),
-            grid: grid.groups(kernel)?,
+            grid,
             cost,
         });
         let end = self.plan.steps.len();
@@ -223,17 +290,18 @@ impl Builder {
     fn check_bindings(&self, kernel: &'static Kernel, bindings: &[BufferId]) -> Result<()> {
         let expected = kernel.bindings.len();
         if bindings.len() != expected || expected > MAX_BINDINGS {
-            return Err(Error::shape(
+            let expected = format!("the kernel's {expected}, of {MAX_BINDINGS} at most");
+            let got = bindings.len();
+            return Err(Error::value(
                 kernel.name,
                 "number of bindings",
-                expected.min(MAX_BINDINGS),
-                bindings.len(),
+                expected,
+                got,
             ));
         }
         for (i, (&id, binding)) in bindings.iter().zip(kernel.bindings).enumerate() {
-            let buffer = self.plan.buffers.get(id.0).ok_or_else(|| {
-                Error::value(kernel.name, binding.name, "a buffer of this plan", id.0)
-            })?;
+            let buffer = self.plan.own(kernel.name, binding.name, id)?;
+            buffer.check_size()?;
             if !binding.takes(buffer.element) {
                 let (expected, got) = (binding.element, buffer.element);
                 return Err(Error::shape(kernel.name, binding.name, expected, got));
@@ -294,8 +362,47 @@ mod tests {
         let mut b = Builder::new("p");
         let one = b.float("x", &[1], Role::Input);
         let two = b.float("x", &[1], Role::Input);
-        assert_eq!(b.buffer(one).name, "x");
-        assert_eq!(b.buffer(two).name, "x.2");
+        let name = |b: &Builder, id| b.buffer(id).unwrap().name.clone();
+        assert_eq!(name(&b, one), "x");
+        assert_eq!(name(&b, two), "x.2");
+        // A number that is taken by itself is passed over.
+        let more = ["y", "y.2", "y", "y", "y.2"].map(|n| b.float(n, &[1], Role::Input));
+        let names = more.map(|id| name(&b, id));
+        assert_eq!(names, ["y", "y.2", "y.3", "y.4", "y.2.2"]);
+    }
+
+    /// What [`Builder::unique`] gives is what trying all numbers from 2 on would.
+    #[test]
+    fn names_are_the_first_that_are_free() {
+        let mut b = Builder::new("p");
+        let mut taken: Vec<String> = Vec::new();
+        for nth in 0..200_usize {
+            let wanted = ["a", "a.2", "a.2.2", "b", "a.3"][nth * nth % 5];
+            let mut free = wanted.to_owned();
+            let mut number = 2;
+            while taken.contains(&free) {
+                free = format!("{wanted}.{number}");
+                number += 1;
+            }
+            let id = b.float(wanted, &[1], Role::Input);
+            assert_eq!(b.buffer(id).unwrap().name, free);
+            taken.push(free);
+        }
+    }
+
+    #[test]
+    fn choices_are_counted() {
+        let mut b = Builder::new("p");
+        for (what, why) in [("a", "x"), ("b", "x"), ("a", "x"), ("a", "y"), ("a", "x")] {
+            b.chose(what, "c", why);
+        }
+        let plan = b.finish();
+        let all = plan
+            .choices()
+            .iter()
+            .map(|c| (c.what.as_str(), c.why.as_str(), c.count));
+        let all: Vec<_> = all.collect();
+        assert_eq!(all, [("a", "x", 3), ("b", "x", 1), ("a", "y", 1)]);
     }
 
     #[test]

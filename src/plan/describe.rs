@@ -7,7 +7,7 @@
 use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
 
-use super::{Choice, Plan, Role, Step};
+use super::{Choice, Cost, Plan, Role, Step};
 
 impl Display for Plan {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -43,12 +43,12 @@ impl Plan {
             .iter()
             .filter(|s| !s.grid.contains(&0))
             .count();
-        let cost = self.cost(steps.clone());
+        let cost = Cost::total(&self.steps[steps.clone()]);
+        let barriers = self.barriers(steps.clone()).map_err(|_| fmt::Error)?;
         writeln!(
             f,
-            "\n{name}: {} steps, {dispatches} dispatches, {} barriers, {}, {}",
+            "\n{name}: {} steps, {dispatches} dispatches, {barriers} barriers, {}, {}",
             steps.len(),
-            self.barriers(steps.clone()),
             scaled(cost.flops, "FLOP"),
             scaled(cost.bytes, "B"),
         )?;
@@ -59,7 +59,7 @@ impl Plan {
                 |s: &&Step| std::ptr::eq(s.kernel, first.kernel) && s.constants == first.constants;
             let rest = &self.steps[start..steps.end];
             let count = rest.iter().take_while(same).count();
-            let cost = self.cost(start..start + count);
+            let cost = Cost::total(&rest[..count]);
             let [x, y, z] = first.grid;
             let constants: Vec<_> = first
                 .constants
@@ -86,7 +86,7 @@ impl Plan {
         writeln!(f, "\nmemory")?;
         for role in Role::ALL {
             let bytes = self.bytes(role);
-            total += bytes;
+            total = u64::saturating_add(total, bytes);
             let count = self.buffers.iter().filter(|b| b.role == role).count();
             if count > 0 {
                 let name = format!("{role:?}").to_lowercase();
@@ -110,7 +110,8 @@ impl Plan {
     /// Bytes of scratch if no two buffers shared memory.
     fn scratch_apart(&self) -> u64 {
         let scratch = self.buffers.iter().filter(|b| b.role == Role::Scratch);
-        scratch.map(super::Buffer::bytes).sum::<usize>() as u64
+        let bytes = scratch.map(|b| b.bytes() as u64);
+        bytes.fold(0, u64::saturating_add)
     }
 }
 

@@ -54,7 +54,10 @@ impl Matrix {
         let start = rows.start.min(self.rows);
         let end = rows.end.clamp(start, self.rows);
         Self {
-            offset: self.offset + start * self.row_stride,
+            // Where this does not fit, the matrix reaches beyond any buffer and is refused with it.
+            offset: self
+                .offset
+                .saturating_add(start.saturating_mul(self.row_stride)),
             rows: end - start,
             ..self
         }
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn huge_strides_do_not_wrap() {
         let matrix = Matrix {
-            buffer: BufferId(0),
+            buffer: BufferId::loose(),
             offset: 1,
             rows: 1 << 40,
             cols: 2,

@@ -3,7 +3,7 @@
 //! A whole buffer is the unit in which WebGPU tracks use, so sharing is by whole buffers too: each
 //! scratch buffer is given a slot, and a slot is as large as its largest tenant.
 
-use super::{BufferId, Plan, Role};
+use super::{BufferId, MOST_ELEMENTS, Plan, Role};
 use crate::kernel::Element;
 
 /// The memory of a plan's scratch buffers.
@@ -38,7 +38,7 @@ impl Plan {
             .iter()
             .enumerate()
             .filter(|(i, _)| self.buffers[*i].role == Role::Scratch)
-            .filter_map(|(i, l)| l.map(|(first, last)| (BufferId(i), first, last)))
+            .filter_map(|(i, l)| l.map(|(first, last)| (BufferId(i, self.id), first, last)))
             .collect();
         scratch.sort_by_key(|&(id, first, _)| (first, id));
 
@@ -46,7 +46,7 @@ impl Plan {
         let mut free_after: Vec<usize> = Vec::new();
         let mut slot_of = vec![None; self.buffers.len()];
         for (id, first, last) in scratch {
-            let buffer = self.buffer(id);
+            let buffer = &self.buffers[id.0];
             let found = (0..slots.len())
                 .find(|&s| free_after[s] < first && slots[s].element == buffer.element);
             let slot = found.unwrap_or_else(|| {
@@ -66,14 +66,17 @@ impl Plan {
 
     /// Bytes of GPU memory that buffers of a role take; scratch counts its shared slots.
     pub fn bytes(&self, role: Role) -> u64 {
-        let bytes: usize = if role == Role::Scratch {
+        let sum = |sum: u64, bytes: usize| sum.saturating_add(bytes as u64);
+        if role == Role::Scratch {
             let slots = self.layout().slots;
-            slots.iter().map(|s| s.element.bytes(s.len)).sum()
+            let bytes = slots
+                .iter()
+                .map(|s| s.element.bytes(s.len.min(MOST_ELEMENTS)));
+            bytes.fold(0, sum)
         } else {
             let of_role = self.buffers.iter().filter(|b| b.role == role);
-            of_role.map(super::Buffer::bytes).sum()
-        };
-        bytes as u64
+            of_role.map(super::Buffer::bytes).fold(0, sum)
+        }
     }
 }
 
@@ -100,6 +103,6 @@ mod tests {
         assert_ne!(layout.slot_of[s[1].0], layout.slot_of[s[2].0]);
         assert_eq!(layout.slot_of[s[0].0], layout.slot_of[s[2].0]);
         assert_eq!(plan.bytes(Role::Scratch), 4 * (8 + 4));
-        assert_eq!(plan.barriers(0..4), 3);
+        assert_eq!(plan.barriers(0..4).unwrap(), 3);
     }
 }

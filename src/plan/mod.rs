@@ -6,19 +6,24 @@
 
 mod builder;
 mod describe;
+mod flow;
 mod matrix;
 mod memory;
+mod names;
 mod parts;
 pub mod sequence;
 mod target;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, Told};
+use crate::tensor::Ids;
 
-pub(crate) use builder::MAX_GROUPS;
 pub use builder::{Builder, Dispatch, Grid};
+pub(crate) use builder::{MAX_GROUPS, MAX_STEPS};
 pub use matrix::Matrix;
 pub(crate) use matrix::injective;
 pub use memory::Layout;
@@ -35,6 +40,7 @@ pub const PARAMS_STRIDE: usize = 256;
 /// A list of steps over named buffers. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct Plan {
+    pub(crate) id: PlanId,
     pub(crate) name: String,
     pub(crate) buffers: Vec<Buffer>,
     pub(crate) steps: Vec<Step>,
@@ -42,6 +48,20 @@ pub struct Plan {
     pub(crate) params: Vec<u8>,
     pub(crate) choices: Vec<Choice>,
     pub(crate) contents: Vec<Contents>,
+    pub(crate) needs: Needs,
+}
+
+/// What a plan's results depend on beside its steps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Needs {
+    /// Steps that change what stands in a buffer: it must have been written before.
+    pub(crate) before: HashSet<(usize, BufferId)>,
+    /// Steps that do not read a buffer although they bind it for reading.
+    pub(crate) unread: HashSet<(usize, BufferId)>,
+    /// Buffers that some steps fill from others, and what they are filled from.
+    pub(crate) packed: Vec<(BufferId, BufferId)>,
+    /// Buffers of token ids.
+    pub(crate) ids: BTreeMap<BufferId, Ids>,
 }
 
 /// Numbers that a plan puts into a buffer before it runs, such as a table of its own steps.
@@ -52,9 +72,29 @@ pub(crate) struct Contents {
     pub(crate) words: Vec<u32>,
 }
 
-/// The number of a buffer in its plan.
+/// The number of a buffer in its plan, and which plan that is: with another plan it is refused. The clone of a
+/// plan has the same buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BufferId(pub(crate) usize);
+pub struct BufferId(pub(crate) usize, PlanId);
+
+/// Tells plans apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PlanId(u64);
+
+impl PlanId {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+impl BufferId {
+    /// A buffer of no plan.
+    pub(crate) fn loose() -> Self {
+        Self(0, PlanId(u64::MAX))
+    }
+}
 
 /// A buffer that a plan uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,15 +109,34 @@ pub struct Buffer {
     pub role: Role,
 }
 
+/// The most elements of a buffer: twice as many bytes, and sums of some such numbers, can be said.
+const MOST_ELEMENTS: usize = usize::MAX / 64;
+
 impl Buffer {
-    /// The number of elements.
+    /// Refuses more elements than can be counted.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        if self.len() <= MOST_ELEMENTS {
+            return Ok(());
+        }
+        Err(Error::Limit {
+            what: format!("elements of buffer '{}' {:?}", self.name, self.shape),
+            needed: self.len() as u64,
+            available: MOST_ELEMENTS as u64,
+        })
+    }
+
+    /// The number of elements; `usize::MAX` if there are more, in which case no plan takes the buffer.
     pub fn len(&self) -> usize {
-        self.shape.iter().product()
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        let all = self.shape.iter();
+        all.fold(1, |n: usize, &size| n.saturating_mul(size))
     }
 
     /// Bytes of GPU memory.
     pub fn bytes(&self) -> usize {
-        self.element.bytes(self.len())
+        self.element.bytes(self.len().min(MOST_ELEMENTS))
     }
 
     /// True if the buffer holds no element.
@@ -146,6 +205,16 @@ pub struct Cost {
     pub length: usize,
 }
 
+impl Cost {
+    fn total(steps: &[Step]) -> Self {
+        steps.iter().fold(Self::default(), |sum, step| Self {
+            flops: sum.flops.saturating_add(step.cost.flops),
+            bytes: sum.bytes.saturating_add(step.cost.bytes),
+            length: sum.length.max(step.cost.length),
+        })
+    }
+}
+
 /// A named run of steps that is recorded as a whole, such as `forward` or `backward`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
@@ -191,12 +260,35 @@ impl Plan {
         self.buffers
             .iter()
             .enumerate()
-            .map(|(i, b)| (BufferId(i), b))
+            .map(|(i, b)| (BufferId(i, self.id), b))
     }
 
     /// The buffer with this id.
-    pub fn buffer(&self, id: BufferId) -> &Buffer {
-        &self.buffers[id.0]
+    ///
+    /// # Errors
+    /// If the id is of another plan, or the buffer has more elements than any device.
+    pub fn buffer(&self, id: BufferId) -> Result<&Buffer> {
+        let buffer = self.own("Plan::buffer", "id", id)?;
+        buffer.check_size()?;
+        Ok(buffer)
+    }
+
+    /// The buffer with an id that must be of this plan.
+    pub(crate) fn own(&self, op: &'static str, arg: &str, id: BufferId) -> Result<&Buffer> {
+        let own = self.buffers.get(id.0).filter(|_| id.1 == self.id);
+        own.ok_or_else(|| {
+            let expected = format!("a buffer of the plan '{}'", self.name);
+            let got = format!("buffer {} of another plan", id.0);
+            Error::value(op, arg, expected, got)
+        })
+    }
+
+    /// Some of the steps.
+    fn some(&self, op: &'static str, steps: Range<usize>) -> Result<&[Step]> {
+        self.steps.get(steps.clone()).ok_or_else(|| {
+            let expected = format!("a range within the plan's {}", self.steps.len());
+            Error::value(op, "steps", expected, format!("{steps:?}"))
+        })
     }
 
     /// The steps of a section.
@@ -222,8 +314,16 @@ impl Plan {
         self.buffers
             .iter()
             .position(|b| b.name == name)
-            .map(BufferId)
-            .ok_or_else(|| Error::value("Plan::find", "name", "a buffer of the plan", name))
+            .map(|i| BufferId(i, self.id))
+            .ok_or_else(|| {
+                let all = names::listed(self.buffers.iter().map(|b| b.name.as_str()), name);
+                Error::value(
+                    "Plan::find",
+                    "name",
+                    format!("one of {all}"),
+                    format!("'{name}'"),
+                )
+            })
     }
 
     /// The most rounds that an invocation of a step makes through its loops; see [`Target::loop_rounds`].
@@ -248,20 +348,23 @@ impl Plan {
     }
 
     /// Total cost of some steps; `length` is the longest.
-    pub fn cost(&self, steps: Range<usize>) -> Cost {
-        self.steps[steps].iter().fold(Cost::default(), |a, s| Cost {
-            flops: a.flops + s.cost.flops,
-            bytes: a.bytes + s.cost.bytes,
-            length: a.length.max(s.cost.length),
-        })
+    ///
+    /// # Errors
+    /// If the plan has not so many steps.
+    pub fn cost(&self, steps: Range<usize>) -> Result<Cost> {
+        Ok(Cost::total(self.some("Plan::cost", steps)?))
     }
 
     /// How many of the steps need a barrier before them: those that touch a buffer which an
     /// earlier step, since the last barrier, wrote, or that write one which it read.
-    pub fn barriers(&self, steps: Range<usize>) -> usize {
-        let mut touched: Vec<(BufferId, bool)> = Vec::new();
+    ///
+    /// # Errors
+    /// If the plan has not so many steps.
+    pub fn barriers(&self, steps: Range<usize>) -> Result<usize> {
+        // Whether a buffer was written.
+        let mut touched: HashMap<BufferId, bool> = HashMap::new();
         let mut count = 0;
-        for step in &self.steps[steps] {
+        for step in self.some("Plan::barriers", steps)? {
             let uses = || {
                 let access = step.kernel.bindings.iter();
                 step.bindings
@@ -269,12 +372,14 @@ impl Plan {
                     .zip(access)
                     .map(|(&id, b)| (id, b.access != Access::Read))
             };
-            if uses().any(|(id, w)| touched.iter().any(|&(t, tw)| t == id && (w || tw))) {
+            if uses().any(|(id, w)| touched.get(&id).is_some_and(|&written| w || written)) {
                 count += 1;
                 touched.clear();
             }
-            touched.extend(uses());
+            for (id, writes) in uses() {
+                *touched.entry(id).or_default() |= writes;
+            }
         }
-        count
+        Ok(count)
     }
 }

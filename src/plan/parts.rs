@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::Plan;
+use crate::error::Result;
 
 /// What one submission may hold; a single step that is more has one of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,24 +34,31 @@ impl Default for Portion {
 
 impl Plan {
     /// Cuts some steps into runs that a submission may hold, in their order.
-    pub fn parts(&self, steps: Range<usize>, portion: Portion) -> Vec<Range<usize>> {
+    ///
+    /// # Errors
+    /// If the plan has not so many steps.
+    pub fn parts(&self, steps: Range<usize>, portion: Portion) -> Result<Vec<Range<usize>>> {
         self.growing_parts(steps, portion.dispatches, portion)
     }
 
-    /// The same with at most `first` dispatches in the first run and twice as many in each that follows, so
-    /// that a device begins while its host still records the rest.
+    /// Cuts some steps as [`Self::parts`] with at most `first` dispatches in the first run and twice as many in
+    /// each that follows, so that a device begins while its host still records the rest.
+    ///
+    /// # Errors
+    /// If the plan has not so many steps.
     pub fn growing_parts(
         &self,
         steps: Range<usize>,
         first: usize,
         portion: Portion,
-    ) -> Vec<Range<usize>> {
+    ) -> Result<Vec<Range<usize>>> {
+        let some = self.some("Plan::parts", steps.clone())?;
         let mut most = first.min(portion.dispatches).max(1);
         let mut parts = Vec::new();
         let mut start = steps.start;
         let (mut flops, mut bytes) = (0u64, 0u64);
-        for at in steps.clone() {
-            let cost = self.steps[at].cost;
+        for (at, step) in steps.clone().zip(some) {
+            let cost = step.cost;
             let full = at - start >= most
                 || flops.saturating_add(cost.flops) > portion.flops
                 || bytes.saturating_add(cost.bytes) > portion.bytes;
@@ -66,7 +74,7 @@ impl Plan {
         if start < steps.end {
             parts.push(start..steps.end);
         }
-        parts
+        Ok(parts)
     }
 }
 
@@ -92,7 +100,7 @@ mod tests {
                 bytes,
                 ..Portion::default()
             };
-            plan.parts(0..6, portion)
+            plan.parts(0..6, portion).unwrap()
         };
         assert_eq!(of(100, 10_000), vec![0..6; 1]);
         assert_eq!(of(4, 10_000), [0..4, 4..6]);
@@ -100,13 +108,13 @@ mod tests {
         // The fourth is too large for itself.
         assert_eq!(of(100, 48), [0..3, 3..4, 4..6]);
         assert_eq!(of(100, 47), [0..2, 2..3, 3..4, 4..6]);
-        assert_eq!(plan.parts(2..2, Portion::default()), []);
+        assert_eq!(plan.parts(2..2, Portion::default()).unwrap(), [0..0; 0]);
         let growing = |first, dispatches| {
             let portion = Portion {
                 dispatches,
                 ..Portion::default()
             };
-            plan.growing_parts(0..6, first, portion)
+            plan.growing_parts(0..6, first, portion).unwrap()
         };
         assert_eq!(growing(1, 100), [0..1, 1..3, 3..6]);
         assert_eq!(growing(1, 2), [0..1, 1..3, 3..5, 5..6]);

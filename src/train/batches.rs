@@ -34,7 +34,7 @@ impl Batches {
     /// Cuts a text for calls of `size`.
     ///
     /// # Errors
-    /// If T or N is 0, or there are too few tokens for one target in every stream.
+    /// If T or N is 0, a chunk would have more tokens than 32 bits can count, or there are too few tokens for one target in every stream.
     pub fn new(tokens: &[u32], size: Size) -> Result<Self> {
         if size.steps == 0 || size.batch == 0 {
             let got = format!("{} x {}", size.steps, size.batch);
@@ -44,6 +44,11 @@ impl Batches {
                 "at least 1 x 1",
                 got,
             ));
+        }
+        if size.steps.saturating_mul(size.batch) > u32::MAX as usize {
+            let expected = format!("at most {} in all", u32::MAX);
+            let got = format!("{} x {}", size.steps, size.batch);
+            return Err(Error::value("Batches::new", "steps x batch", expected, got));
         }
         let length = tokens.len().saturating_sub(1).div_ceil(size.batch);
         // With the streams rounded up, the last ones must still have a token.

@@ -1,12 +1,16 @@
 //! A model in a file: the weights under PyTorch's names, and in the metadata what is needed to
 //! build the model and to read and write its text.
 //!
-//! The optimizer's state goes into a second file beside the first (`model.safetensors` and
-//! `model.optimizer.safetensors`), so that the first holds just what a PyTorch module expects. The
-//! second knows the first by a hash: training resumes with the optimizer's state only if it belongs
-//! to these weights.
+//! The optimizer's state goes into a second file beside the first, so that the first holds just what a
+//! PyTorch module expects: beside `model.safetensors` lies `model.optimizer-0123456789abcdef.safetensors`.
+//! The number is a hash of all that both hold, and the first file names it in its metadata. The second is on
+//! the disk before the first takes the place of an older one, and the older second is removed after that: a
+//! process that ends at any moment leaves weights with the state that belongs to them.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::model::{LanguageModel, ModelSpec};
@@ -16,10 +20,13 @@ use crate::cell::Cell;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::interop::atomic;
-use crate::interop::safetensors::{self, Archive, Array};
+use crate::interop::safetensors::{self, Archive, Data, Reader};
 use crate::plan::sequence::LayerSpec;
 
 const FORMAT: &str = "wgrnn-language-model/1";
+/// The metadata by which the weights' file names the optimizer's, and that one the weights.
+const OPTIMIZER: &str = "optimizer";
+const WEIGHTS: &str = "weights";
 
 /// What a file says of its model beside the weights.
 #[derive(Debug, Clone)]
@@ -34,32 +41,49 @@ pub struct Description {
     pub iteration: usize,
 }
 
-/// Writes a model, and the trainer's state beside it. Each file is whole or the old one.
+/// Writes a model, and the trainer's state beside it. Whatever ends the process meanwhile, the file then
+/// holds the old model with its state or the new one with its own.
 ///
 /// # Errors
-/// If the device or the file system fails.
+/// If the device or the file system fails; the old model and its state are whole then.
 pub fn save(
     path: &Path,
     model: &LanguageModel,
     trainer: &Trainer,
     description: &Description,
 ) -> Result<()> {
-    let mut archive = model.to_archive()?;
-    let fingerprint = fingerprint(&archive);
-    archive.metadata = pairs([
+    let mut weights = model.to_archive()?;
+    let mut state = trainer.to_archive()?;
+    let id = fingerprint([&weights, &state]);
+    state.metadata = pairs([(WEIGHTS, fingerprint([&weights]))]);
+    weights.metadata = pairs([
         ("format", FORMAT.to_owned()),
         ("cell", description.cell.name.to_owned()),
         ("tokens", unit_name(description.unit).to_owned()),
         ("vocabulary", description.vocabulary.to_lines()),
         ("iteration", description.iteration.to_string()),
+        (OPTIMIZER, id.clone()),
     ]);
-    let mut state = trainer.to_archive()?;
-    state.metadata = pairs([("weights", fingerprint)]);
-    // Both are on the disk before either takes its place.
-    let weights = safetensors::prepare(path, &archive)?;
-    let state = safetensors::prepare(&optimizer_path(path), &state)?;
-    weights.commit()?;
-    state.commit()
+    let files = Files::of(path)?;
+    let weights = safetensors::prepare(path, &weights)?;
+    let own = files.optimizer(&id);
+    let new = !own.exists();
+    safetensors::save(&own, &state)?;
+    // Up to here all is as it was, and from here on all is new.
+    if let Err(e) = weights.commit() {
+        if new {
+            // The failure that led here is the one worth reporting.
+            let _ = fs::remove_file(own);
+        }
+        return Err(e);
+    }
+    for other in files.optimizers()? {
+        if other != own {
+            // Nothing names it any more; what cannot be removed is removed by the next save.
+            let _ = fs::remove_file(other);
+        }
+    }
+    Ok(())
 }
 
 /// Whether [`save`] could write its two files now.
@@ -67,21 +91,48 @@ pub fn save(
 /// # Errors
 /// If a folder is missing or read-only, or what is there is no file.
 pub fn check_writable(path: &Path) -> Result<()> {
-    for path in [path, &optimizer_path(path)] {
-        if path.exists() && !path.is_file() {
-            return Err(Error::format(path, "it is there and is no file"));
-        }
-        atomic::check_writable(path)?;
+    if path.exists() && !path.is_file() {
+        return Err(Error::format(path, "it is there and is no file"));
     }
-    Ok(())
+    atomic::check_writable(path)?;
+    atomic::check_writable(&Files::of(path)?.optimizer(&fingerprint([])))
 }
 
-/// A number by which an optimizer's state knows its weights (FNV-1a of their bits).
-fn fingerprint(archive: &Archive) -> String {
-    let values = archive.tensors.values().filter_map(Array::as_f32).flatten();
-    let hash = values.fold(0xcbf2_9ce4_8422_2325u64, |hash, v| {
-        (hash ^ u64::from(v.to_bits())).wrapping_mul(0x0100_0000_01b3)
-    });
+/// Whether [`save`] to `path` would write or remove `other`, under whatever name.
+///
+/// # Errors
+/// If the system does not say which files these are.
+pub fn touches(path: &Path, other: &Path) -> Result<bool> {
+    if atomic::same_file(path, other)? {
+        return Ok(true);
+    }
+    let files = Files::of(path)?;
+    for optimizer in files.optimizers()? {
+        if atomic::same_file(&optimizer, other)? {
+            return Ok(true);
+        }
+    }
+    // A file that is not there yet.
+    let target = atomic::link_target(other).map_err(|e| Error::io(other, e))?;
+    match target.file_name().and_then(|name| files.id_in(name)) {
+        Some(id) => atomic::same_file(&files.optimizer(id), &target),
+        None => Ok(false),
+    }
+}
+
+/// A hash of names and numbers by which files know each other (FNV-1a over 32 bits at a time).
+fn fingerprint<const N: usize>(archives: [&Archive; N]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut add = |word: u32| hash = (hash ^ u64::from(word)).wrapping_mul(0x0100_0000_01b3);
+    for (name, array) in archives.iter().flat_map(|archive| &archive.tensors) {
+        name.bytes().for_each(|byte| add(u32::from(byte)));
+        match &array.data {
+            Data::F32(values) => values.iter().for_each(|v| add(v.to_bits())),
+            Data::U32(values) => values.iter().for_each(|v| add(*v)),
+            // Neither a model nor a trainer has others.
+            Data::F64(_) | Data::I64(_) | Data::U8(_) => {}
+        }
+    }
     format!("{hash:016x}")
 }
 
@@ -90,8 +141,8 @@ fn fingerprint(archive: &Archive) -> String {
 /// # Errors
 /// If the file is missing or not such a model, or the device cannot hold it.
 pub fn load(path: &Path, context: &Context) -> Result<(LanguageModel, Description)> {
-    let mut archive = safetensors::load(path)?;
-    let metadata = std::mem::take(&mut archive.metadata);
+    let reader = Reader::open(path)?;
+    let metadata = reader.metadata().clone();
     let field = |name: &str| {
         metadata
             .get(name)
@@ -115,6 +166,7 @@ pub fn load(path: &Path, context: &Context) -> Result<(LanguageModel, Descriptio
         other => return Err(unknown("tokens", other)),
     };
     let iteration = field("iteration")?;
+    let archive = reader.read()?;
     let description = Description {
         cell,
         unit,
@@ -160,30 +212,93 @@ pub fn load(path: &Path, context: &Context) -> Result<(LanguageModel, Descriptio
 /// to these weights.
 ///
 /// # Errors
-/// If the file is there and damaged, or belongs to another kind of training.
+/// If a file is there and damaged, or belongs to another kind of training.
 pub fn resume(path: &Path, trainer: &Trainer, model: &LanguageModel) -> Result<bool> {
-    let path = optimizer_path(path);
-    if !path.exists() {
+    let reader = Reader::open(path)?;
+    let Some(id) = reader.metadata().get(OPTIMIZER) else {
+        return Ok(false);
+    };
+    let path = Files::of(path)?.optimizer(id);
+    // The name comes out of a file.
+    if !is_id(id) || !path.exists() {
         return Ok(false);
     }
-    let mut archive: Archive = safetensors::load(&path)?;
-    let metadata = std::mem::take(&mut archive.metadata);
-    if metadata.get("weights") != Some(&fingerprint(&model.to_archive()?)) {
+    let mut state = safetensors::load(&path)?;
+    let metadata = std::mem::take(&mut state.metadata);
+    let weights = model.to_archive()?;
+    if metadata.get(WEIGHTS) != Some(&fingerprint([&weights])) {
         return Ok(false);
+    }
+    if *id != fingerprint([&weights, &state]) {
+        return Err(Error::format(
+            &path,
+            "it has been changed since it was saved",
+        ));
     }
     trainer
-        .load(&archive)
+        .load(&state)
         .map_err(|e| Error::format(&path, e.to_string()))?;
     Ok(true)
 }
 
-fn optimizer_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    if path.extension().is_some_and(|e| e == "safetensors") {
-        name = path.with_extension("").into_os_string();
+/// The names of a model's files.
+struct Files {
+    folder: PathBuf,
+    /// What comes before the optimizer's number.
+    stem: OsString,
+}
+
+impl Files {
+    /// Of the file behind a path, so that all links to a model find one state.
+    fn of(path: &Path) -> Result<Self> {
+        let target = atomic::link_target(path).map_err(|e| Error::io(path, e))?;
+        let whole = target.extension().is_none_or(|e| e != "safetensors");
+        let name = if whole {
+            target.file_name()
+        } else {
+            target.file_stem()
+        };
+        let mut stem = name.unwrap_or_default().to_owned();
+        stem.push(".optimizer-");
+        let folder = atomic::folder_of(&target).to_owned();
+        Ok(Self { folder, stem })
     }
-    name.push(".optimizer.safetensors");
-    PathBuf::from(name)
+
+    fn optimizer(&self, id: &str) -> PathBuf {
+        let mut name = self.stem.clone();
+        name.push(id);
+        name.push(".safetensors");
+        self.folder.join(name)
+    }
+
+    /// The number in the name of an optimizer's file.
+    fn id_in<'a>(&self, name: &'a OsStr) -> Option<&'a str> {
+        let name = name.as_encoded_bytes();
+        let id = name.strip_prefix(self.stem.as_encoded_bytes())?;
+        let id = str::from_utf8(id.strip_suffix(b".safetensors")?).ok()?;
+        is_id(id).then_some(id)
+    }
+
+    /// The optimizer's files that there are.
+    fn optimizers(&self) -> Result<Vec<PathBuf>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(&self.folder, e)),
+        };
+        let named = entries
+            .flatten()
+            .filter(|entry| self.id_in(&entry.file_name()).is_some());
+        Ok(named
+            .map(|entry| self.folder.join(entry.file_name()))
+            .collect())
+    }
+}
+
+/// Whether a text is one that [`fingerprint`] gives.
+fn is_id(text: &str) -> bool {
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == 16 && text.bytes().all(digit)
 }
 
 fn unit_name(unit: Tokens) -> &'static str {

@@ -67,7 +67,7 @@ impl Evaluator {
             let chunk = batches.chunk(number);
             self.feed.write(&self.program, &chunk)?;
             self.program.run("loss")?;
-            let mean = f64::from(self.program.tensor(self.loss).read()?[0]);
+            let mean = f64::from(self.program.own(self.loss).read()?[0]);
             sum += mean * chunk.counted as f64;
             counted += chunk.counted;
         }

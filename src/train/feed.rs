@@ -1,11 +1,12 @@
 //! How chunks of a text reach a plan: its inputs, its targets, and the state carried between them.
 
 use super::batches::Chunk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::cross_entropy::IGNORE;
 use crate::plan::sequence::{self as driver, Run, States};
 use crate::plan::{BufferId, Builder, Role};
 use crate::program::Program;
+use crate::tensor::Ids;
 
 /// The buffers through which chunks come in, in a plan with a section `carry`.
 #[derive(Debug)]
@@ -49,30 +50,22 @@ impl Feed {
     /// # Errors
     /// [`Error::Token`] for an id outside the vocabulary, or if the chunk has another size.
     pub(crate) fn write(&self, program: &Program, chunk: &Chunk) -> Result<()> {
+        // Before either is written.
         check_tokens(&chunk.inputs, self.vocabulary, None)?;
         check_tokens(&chunk.targets, self.vocabulary, Some(IGNORE))?;
-        program.tensor(self.inputs).write_uint(&chunk.inputs)?;
-        program.tensor(self.targets).write_uint(&chunk.targets)?;
+        program.own(self.inputs).write_uint(&chunk.inputs)?;
+        program.own(self.targets).write_uint(&chunk.targets)?;
         if !chunk.starts {
             return program.run("carry");
         }
         self.initial.iter().try_for_each(|&id| {
-            let state = program.tensor(id);
+            let state = program.own(id);
             state.write(&vec![0.0; state.len()])
         })
     }
 }
 
 /// Refuses ids that the embedding or the loss has no row for.
-pub(crate) fn check_tokens(ids: &[u32], vocabulary: usize, ignore: Option<u32>) -> Result<()> {
-    let outside = |&id: &u32| id as usize >= vocabulary && Some(id) != ignore;
-    match ids.iter().position(outside) {
-        None => Ok(()),
-        Some(position) => Err(Error::Token {
-            op: "tokens",
-            position,
-            id: ids[position],
-            vocabulary,
-        }),
-    }
+pub(crate) fn check_tokens(ids: &[u32], vocabulary: usize, except: Option<u32>) -> Result<()> {
+    Ids { vocabulary, except }.check("tokens", ids)
 }

@@ -67,9 +67,9 @@ impl Sampler {
     /// not a number, or if the device fails.
     pub fn next(&mut self, token: u32, never: Option<u32>) -> Result<u32> {
         check_tokens(&[token], self.vocabulary, None)?;
-        self.program.tensor(self.input).write_uint(&[token])?;
+        self.program.own(self.input).write_uint(&[token])?;
         self.program.run("step")?;
-        let mut logits = self.program.tensor(self.logits).read()?;
+        let mut logits = self.program.own(self.logits).read()?;
         if logits.iter().any(|v| v.is_nan()) {
             return Err(Error::value("Sampler::next", "logits", "numbers", "NaN"));
         }

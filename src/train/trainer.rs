@@ -206,7 +206,7 @@ impl Trainer {
     /// # Errors
     /// If the device fails.
     pub fn set_learning_rate(&self, rate: f32) -> Result<()> {
-        self.program.tensor(self.rate).write(&[rate])
+        self.program.own(self.rate).write(&[rate])
     }
 
     /// Runs one training step. The recurrent state is carried from the step before, or zeroed where
@@ -224,7 +224,7 @@ impl Trainer {
     /// # Errors
     /// If the device fails.
     pub fn loss(&self) -> Result<f32> {
-        Ok(self.program.tensor(self.loss).read()?[0])
+        Ok(self.program.own(self.loss).read()?[0])
     }
 
     /// The global norm of the latest step's gradients before clipping; waits for it.
@@ -232,18 +232,18 @@ impl Trainer {
     /// # Errors
     /// If the device fails.
     pub fn gradient_norm(&self) -> Result<f32> {
-        Ok(self.program.tensor(self.norm).read()?[0])
+        Ok(self.program.own(self.norm).read()?[0])
     }
 
     fn kept(&self) -> Vec<(String, Tensor)> {
         let named = self.moments.iter().cloned();
         let states = self.feed.states.iter().map(|&id| {
-            let name = format!("state.{}", self.program.plan().buffer(id).name);
+            let name = format!("state.{}", self.program.plan().buffers[id.0].name);
             (name, id)
         });
         named
             .chain(states)
-            .map(|(name, id)| (name, self.program.tensor(id).clone()))
+            .map(|(name, id)| (name, self.program.own(id).clone()))
             .collect()
     }
 
@@ -255,7 +255,7 @@ impl Trainer {
         let mut tensors = read_all(&self.kept())?;
         let clock = Array {
             shape: vec![1],
-            data: Data::U32(self.program.tensor(self.clock).read_uint()?),
+            data: Data::U32(self.program.own(self.clock).read_uint()?),
         };
         tensors.insert(CLOCK.to_owned(), clock);
         Ok(tensors.into())
@@ -274,7 +274,7 @@ impl Trainer {
             return Err(Error::Weights { op: OP, reason });
         };
         write_all(OP, &self.kept(), &tensors)?;
-        self.program.tensor(self.clock).write_uint(&[*clock])
+        self.program.own(self.clock).write_uint(&[*clock])
     }
 }
 
@@ -302,8 +302,8 @@ impl Update {
             clock,
         } = self;
         let (name, shape) = (
-            b.buffer(weight).name.clone(),
-            b.buffer(weight).shape.clone(),
+            b.buffer(weight)?.name.clone(),
+            b.buffer(weight)?.shape.clone(),
         );
         let mut moment = |b: &mut Builder, kind: &str| {
             let name = format!("{kind}.{name}");

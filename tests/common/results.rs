@@ -72,7 +72,7 @@ fn poison(sequence: &Sequence) -> Result<()> {
             Role::Input | Role::Weight => false,
         };
         if written && buffer.element != Element::Uint && !kept.contains(&buffer.name) {
-            program.tensor(id).write(&vec![f32::NAN; buffer.len()])?;
+            program.tensor(id)?.write(&vec![f32::NAN; buffer.len()])?;
         }
     }
     Ok(())

@@ -104,7 +104,7 @@ fn packed_work_is_that_of_its_tokens() -> Result<()> {
         };
         let flops = |call: &Call, section: &str| -> Result<u64> {
             let plan = Sequence::plan(&spec, call, &Target::default())?;
-            Ok(plan.cost(plan.section(section)?).flops)
+            Ok(plan.cost(plan.section(section)?)?.flops)
         };
         // As many sequences and tokens without padding; and the padded ones.
         let [same, padded] = [4, 7].map(|steps| Call::training(Size { steps, batch: 4 }));

@@ -15,7 +15,7 @@ fn clipped(context: &Context, gradients: &[Vec<f64>], max: f32) -> (Vec<f64>, Ve
         .map(|g| b.float("gradient", &[g.len()], Role::Gradient))
         .collect();
     let norm = clip_by_global_norm(&mut b, &ids, max).unwrap();
-    assert_eq!(b.buffer(norm).name, "gradient norm");
+    assert_eq!(b.buffer(norm).unwrap().name, "gradient norm");
     let data: Vec<_> = ids
         .iter()
         .zip(gradients)

@@ -33,7 +33,7 @@ fn dropout_plan(probability: f32, seed: u64, stream: u32) -> (Builder, [BufferId
 }
 
 fn mask(program: &Program, id: BufferId, section: &str) -> Vec<f32> {
-    let tensor = program.tensor(id);
+    let tensor = program.tensor(id).unwrap();
     tensor.write(&[1.0; VALUES]).unwrap();
     program.run(section).unwrap();
     tensor.read().unwrap()
@@ -82,7 +82,7 @@ fn dropout_masks() {
             assert!(mask(&program, dx, "backward") == forward, "{name}");
             assert!(mask(&program, x, "forward") == forward, "{name}");
             program.run("tick").unwrap();
-            assert_eq!(program.tensor(clock).read_uint().unwrap(), [78]);
+            assert_eq!(program.tensor(clock).unwrap().read_uint().unwrap(), [78]);
             let next = mask(&program, x, "forward");
             let others = [start(seed, 4), start(seed ^ 1, 3), start(seed ^ 1 << 63, 3)];
             let mut masks = vec![next];
@@ -110,9 +110,13 @@ fn dropout_without_effect_and_of_nan() {
         let (b, [x, dx, clock]) = dropout_plan(0.5, 1, 0);
         let program = program(&context, b, &[(clock, Data::Uint(vec![1]))]);
         let kept = mask(&program, dx, "backward");
-        program.tensor(x).write(&[f32::NAN; VALUES]).unwrap();
+        program
+            .tensor(x)
+            .unwrap()
+            .write(&[f32::NAN; VALUES])
+            .unwrap();
         program.run("forward").unwrap();
-        let got = program.tensor(x).read().unwrap();
+        let got = program.tensor(x).unwrap().read().unwrap();
         for (v, k) in got.iter().zip(&kept) {
             assert!(
                 if *k == 0.0 { *v == 0.0 } else { v.is_nan() },
@@ -159,7 +163,7 @@ fn clock_counts_and_wraps() {
         let program = program(&context, b, &[(clock, Data::Uint(vec![u32::MAX - 1]))]);
         for want in [u32::MAX, 0, 1] {
             program.run("main").unwrap();
-            let got = program.tensor(clock).read_uint().unwrap();
+            let got = program.tensor(clock).unwrap().read_uint().unwrap();
             assert_eq!(got, [want], "{}", context.name());
         }
     }

@@ -94,7 +94,7 @@ fn scatter_adds_in_ascending_order() {
             ];
             let program = run(context, b, &data);
             if context.dtype() == Dtype::F32 {
-                let got = program.tensor(dtable).read().unwrap();
+                let got = program.tensor(dtable).unwrap().read().unwrap();
                 assert!(got == want, "{}: {vocabulary}", context.name());
             } else {
                 let want: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
@@ -117,12 +117,12 @@ fn scatter_folds_a_large_vocabulary() {
         let plan = b.finish();
         assert_eq!(plan.steps()[0].grid[1], 2);
         let program = Program::new(&context, plan, &[]).unwrap();
-        let write = |id, values: &[u32]| program.tensor(id).write_uint(values).unwrap();
+        let write = |id, values: &[u32]| program.tensor(id).unwrap().write_uint(values).unwrap();
         write(ids, &[1_049_002, 1_048_560, 524_511, 524_512, 1_049_002]);
-        let doutput = program.tensor(doutput);
+        let doutput = program.tensor(doutput).unwrap();
         doutput.write(&[1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
         let nan = vec![f32::NAN; vocabulary];
-        program.tensor(dtable).write(&nan).unwrap();
+        program.tensor(dtable).unwrap().write(&nan).unwrap();
         program.run("main").unwrap();
         let mut want = vec![0.0; vocabulary];
         want[1_049_002] = 6.0;

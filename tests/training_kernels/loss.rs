@@ -27,7 +27,7 @@ fn loss_of(
     };
     cross_entropy(&mut b, args).unwrap();
     let program = program(context, b, &[(t, Data::Uint(targets.to_vec()))]);
-    program.tensor(x).write_f64(logits).unwrap();
+    program.tensor(x).unwrap().write_f64(logits).unwrap();
     program.run("main").unwrap();
     (read(&program, loss)[0], read(&program, x))
 }

@@ -13,7 +13,7 @@ mod optimizers;
 use wgrnn::check::{compare, tolerance};
 use wgrnn::kernel::{Data, Element};
 use wgrnn::plan::{BufferId, Builder};
-use wgrnn::{Context, Error, Program};
+use wgrnn::{Context, Error, Program, Tensor};
 
 fn contexts() -> Vec<Context> {
     let mut all = vec![Context::cpu_f64(), Context::cpu()];
@@ -21,11 +21,13 @@ fn contexts() -> Vec<Context> {
     all
 }
 
-/// A plan with its data on a device. Floats without data start as NaN.
+/// A plan with its data on a device. Floats without data start as NaN. The tensors are the test's own, which
+/// take token ids that a program refuses.
 fn program(context: &Context, b: Builder, data: &[(BufferId, Data)]) -> Program {
-    let program = Program::new(context, b.finish(), &[]).unwrap();
-    for (id, buffer) in program.plan().ids() {
-        let tensor = program.tensor(id);
+    let plan = b.finish();
+    let mut bound = Vec::new();
+    for (id, buffer) in plan.ids() {
+        let tensor = Tensor::zeros(context, &buffer.shape, buffer.element).unwrap();
         match data.iter().find(|(d, _)| *d == id).map(|(_, d)| d) {
             Some(Data::Float(values)) => tensor.write(values).unwrap(),
             Some(Data::Uint(values)) => tensor.write_uint(values).unwrap(),
@@ -34,8 +36,9 @@ fn program(context: &Context, b: Builder, data: &[(BufferId, Data)]) -> Program 
             }
             None => {}
         }
+        bound.push((id, tensor));
     }
-    program
+    Program::new(context, plan, &bound).unwrap()
 }
 
 fn run(context: &Context, b: Builder, data: &[(BufferId, Data)]) -> Program {
@@ -45,7 +48,7 @@ fn run(context: &Context, b: Builder, data: &[(BufferId, Data)]) -> Program {
 }
 
 fn read(program: &Program, id: BufferId) -> Vec<f64> {
-    program.tensor(id).read_f64().unwrap()
+    program.tensor(id).unwrap().read_f64().unwrap()
 }
 
 #[track_caller]

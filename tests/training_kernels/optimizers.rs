@@ -21,7 +21,7 @@ fn trajectory(program: &Program, weight: BufferId, dw: BufferId, steps: usize) -
     let mut all = Vec::new();
     for t in 0..steps {
         let values: Vec<f64> = (0..5).map(|i| gradient(t, i)).collect();
-        program.tensor(dw).write_f64(&values).unwrap();
+        program.tensor(dw).unwrap().write_f64(&values).unwrap();
         program.run("main").unwrap();
         all.extend(read(program, weight));
     }

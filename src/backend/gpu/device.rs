@@ -187,7 +187,7 @@ impl Gpu {
         describe(&self.device.adapter_info())
     }
 
-    fn most_bytes(&self) -> u64 {
+    pub(crate) fn most_bytes(&self) -> u64 {
         let limits = &self.limits;
         let of_binding = limits.max_storage_buffer_binding_size;
         of_binding.min(limits.max_buffer_size)

@@ -7,13 +7,14 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use wgrnn::cell::{self, Cell};
 use wgrnn::check::{Outcome, Status, cases, kernels, lockstep};
-use wgrnn::interop::atomic::write_atomically;
+use wgrnn::interop::atomic::{check_writable, write_atomically};
 use wgrnn::interop::case::{self, Case};
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Dtype, Error, Layer, Result, Sequence, Size, Tensor, kernels::ALL};
 
 use crate::choices::Rules;
+use crate::files::{self, Named};
 
 /// Compares every kernel with its twin in double precision, or layers with solved cases.
 ///
@@ -55,9 +56,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         None
     } else {
         let paths = case::paths(&args.paths)?;
+        if let Some(json) = &args.json {
+            let inputs: Vec<_> = paths.iter().map(|p| Named::new("a case", p)).collect();
+            files::keep("check", &inputs, &[Named::new("--json", json)])?;
+        }
         let cases: Result<Vec<Case>> = paths.iter().map(|p| case::load(p)).collect();
         Some(cases?)
     };
+    // Not at the end, after minutes of work.
+    if let Some(path) = &args.json {
+        check_writable(path)?;
+    }
     let contexts = contexts(args, cases.is_some())?;
     let contexts: Result<Vec<_>> = contexts.iter().map(|c| args.rules.of(c)).collect();
     let contexts = contexts?;

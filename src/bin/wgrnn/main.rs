@@ -1,7 +1,7 @@
 //! `wgrnn`: checks, times, plans, trains and samples recurrent networks on the devices of this machine.
 //!
 //! Exit status 0: all that was asked for ran and passed. 1: a check failed. 2: an error, told in one
-//! line. 3: nothing failed, but something is not supported.
+//! line. 3: nothing failed, but something is not supported. 130, 143: a training was interrupted.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write as _};
@@ -24,6 +24,7 @@ macro_rules! eprintln {
 mod bench;
 mod check;
 mod choices;
+mod files;
 mod floor;
 mod info;
 mod plan;

@@ -52,7 +52,11 @@ const OPTIONAL_FIELDS: [&str; 3] = ["alpha", "beta", "burn_in"];
 /// metadata field is missing, unknown or out of range, or a tensor is missing, surplus, or of
 /// another shape or element type than the layer asks for.
 pub fn load(path: &Path) -> Result<Case> {
-    let archive = safetensors::load(path)?;
+    let reader = safetensors::Reader::open(path)?;
+    // Another kind of file may be large.
+    let format = Fields(reader.metadata()).one_of("format", &[(FORMAT, ())]);
+    format.map_err(|reason| Error::format(path, reason))?;
+    let archive = reader.read()?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     read(&name, archive).map_err(|reason| Error::format(path, reason))
 }

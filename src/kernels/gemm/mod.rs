@@ -21,6 +21,7 @@ mod split;
 mod twins;
 
 use crate::error::{Error, Result};
+use crate::kernels::index;
 use crate::plan::{BufferId, Builder, Matrix};
 use crate::real::Real;
 
@@ -108,8 +109,11 @@ impl Gemm {
             let got = format!("[{m}, {k}] x [{}, {n}] -> [{}, {}]", b.rows, c.rows, c.cols);
             return Err(Error::value(name, "shapes", expected, got));
         }
+        for size in [m, n, k] {
+            index(name, size)?;
+        }
         for (arg, matrix) in [("a", a), ("b", b), ("c", c)] {
-            let have = builder.buffer(matrix.buffer).len();
+            let have = builder.buffer(matrix.buffer)?.len();
             if matrix.reach() > have {
                 let expected = format!("a buffer of at least {} elements", matrix.reach());
                 return Err(Error::value(name, arg, expected, have));
@@ -120,9 +124,14 @@ impl Gemm {
             return Err(Error::value(name, "c", library::OVERLAP, got));
         }
         if let Some(bias) = self.bias
-            && builder.buffer(bias).len() < n
+            && builder.buffer(bias)?.len() < n
         {
-            return Err(Error::shape(name, "bias", [n], &builder.buffer(bias).shape));
+            return Err(Error::shape(
+                name,
+                "bias",
+                [n],
+                &builder.buffer(bias)?.shape,
+            ));
         }
         push::push(builder, &self)
     }

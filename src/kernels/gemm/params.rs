@@ -83,11 +83,11 @@ mod tests {
 
     #[test]
     fn vec4s_need_whole_fours() {
-        let dense = Matrix::dense(BufferId(0), 8, 12);
+        let dense = Matrix::dense(BufferId::loose(), 8, 12);
         assert_eq!(Vec4::of(&dense), Vec4::AlongK);
         assert_eq!(Vec4::of(&dense.t()), Vec4::AcrossK);
         for other in [
-            Matrix::dense(BufferId(0), 8, 11),
+            Matrix::dense(BufferId::loose(), 8, 11),
             Matrix { offset: 2, ..dense },
             Matrix {
                 row_stride: 13,

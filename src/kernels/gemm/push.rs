@@ -6,14 +6,14 @@ use super::split::Split;
 use super::{GEMM, Gemm, SUM, Shape, choose};
 use crate::error::Result;
 use crate::kernel::{Constant, Element};
-use crate::kernels::index;
+use crate::kernels::{index, times};
 use crate::plan::{
     Builder, Cooperative, Cost, DeviceKind, Dispatch, Grid, MAX_GROUPS, Matrix, Role,
 };
 
 /// Adds a product that was checked: in two halves where it has more rows than there may be workgroups for.
 pub(super) fn push(builder: &mut Builder, product: &Gemm) -> Result<()> {
-    let shape = shape_of(builder, product);
+    let shape = shape_of(builder, product)?;
     let target = *builder.target();
     let (form, why) = choose(&shape, &target);
     let Gemm { a, c, .. } = *product;
@@ -32,19 +32,23 @@ pub(super) fn push(builder: &mut Builder, product: &Gemm) -> Result<()> {
     }
     builder.chose(&format!("product {shape}"), form.name(), why);
     match Split::of(&shape, &target) {
-        Some(split) if form == Form::SplitK => split_k(builder, split, product),
-        _ => multiply(builder, form, product, None),
+        Some(split) if form == Form::SplitK => split_k(builder, split, product)?,
+        _ => multiply(builder, form, product, None)?,
     }
+    if product.beta != 0.0 {
+        builder.changed(c.buffer);
+    }
+    Ok(())
 }
 
 /// A multiple of the rows of every tile, so that it is cut at none.
 const ROWS: usize = 128;
 
-fn shape_of(builder: &Builder, product: &Gemm) -> Shape {
-    Shape {
-        b_half: builder.buffer(product.b.buffer).element == Element::Half,
+fn shape_of(builder: &Builder, product: &Gemm) -> Result<Shape> {
+    Ok(Shape {
+        b_half: builder.buffer(product.b.buffer)?.element == Element::Half,
         ..Shape::of(product)
-    }
+    })
 }
 
 /// The partial products of all parts, then their sum.
@@ -59,6 +63,8 @@ fn split_k(builder: &mut Builder, split: Split, product: &Gemm) -> Result<()> {
         ..*product
     };
     let name = SUM.name;
+    let of_c = builder.buffer(c.buffer)?.element;
+    let of_c = of_c.bytes(m * n + read_c(product));
     builder.push(Dispatch {
         kernel: &SUM,
         constants: &[
@@ -83,12 +89,8 @@ fn split_k(builder: &mut Builder, split: Split, product: &Gemm) -> Result<()> {
         },
         grid: Grid::Flat(m * n.div_ceil(4)),
         cost: Cost {
-            flops: (parts * m * n) as u64,
-            bytes: (4 * parts * m * n
-                + builder
-                    .buffer(c.buffer)
-                    .element
-                    .bytes(m * n + read_c(product))) as u64,
+            flops: times(&[parts, m, n]),
+            bytes: times(&[4, parts, m, n]).saturating_add(of_c as u64),
             length: parts,
         },
     })
@@ -97,7 +99,7 @@ fn split_k(builder: &mut Builder, split: Split, product: &Gemm) -> Result<()> {
 /// One dispatch of a form that has a kernel of its own, for all of k or for parts of it.
 fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Split>) -> Result<()> {
     let name = GEMM.name;
-    let shape = shape_of(builder, product);
+    let shape = shape_of(builder, product)?;
     let by_rows = matches!(form, Form::Rows | Form::RowsSubgroups);
     // The transpose has its bias for each row.
     let turned = by_rows && shape.upright() != shape;
@@ -117,9 +119,12 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
     let (m, n, k) = (c.rows, c.cols, a.cols);
     let (parts, chunk) = split.map_or((1, k), |s| (s.parts, s.chunk));
     let c_part = if parts > 1 { m * n } else { 0 };
-    let of_b = builder.buffer(b.buffer).element.bytes(k * n);
-    let of_c = builder.buffer(c.buffer).element;
-    let of_c = of_c.bytes(parts * m * n + read_c(product));
+    // Two elements of each are a whole number of bytes.
+    let bytes = |id| -> Result<usize> { Ok(builder.buffer(id)?.element.bytes(2)) };
+    let of_b = times(&[k, n, bytes(b.buffer)?]) / 2;
+    let of_c = (times(&[parts, m, n]).saturating_add(read_c(product) as u64))
+        .saturating_mul(bytes(c.buffer)? as u64)
+        / 2;
     builder.push(Dispatch {
         kernel: form.kernel(&shape),
         constants: &constants,
@@ -145,8 +150,8 @@ fn multiply(builder: &mut Builder, form: Form, product: &Gemm, split: Option<Spl
         },
         grid: Grid::Groups([x, y, parts]),
         cost: Cost {
-            flops: 2 * (m * n * k) as u64,
-            bytes: (of_b + of_c + 4 * m * k) as u64,
+            flops: times(&[2, m, n, k]),
+            bytes: of_b.saturating_add(of_c).saturating_add(times(&[4, m, k])),
             length: chunk,
         },
     })

@@ -4,7 +4,7 @@ use super::{Activation, Form, Gemm};
 use crate::error::Result;
 use crate::kernel::{Data, Sample};
 use crate::plan::sequence::Precision;
-use crate::plan::{Builder, Cooperative, Force, Matrix, Role, Target};
+use crate::plan::{BufferId, Builder, Cooperative, Force, Matrix, Role, Target};
 use crate::rng::Rng;
 
 /// A product in one form, of about this size: of all kinds (NN, NT, TN, TT), with and without bias, α, β
@@ -112,21 +112,21 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
     // What lies between the rows is not to be read: NaN would show.
     let mut data: Vec<_> = [(a, bound), (w, 1.0)]
         .into_iter()
-        .map(|(matrix, bound)| {
-            let mut values = vec![f32::NAN; b.buffer(matrix.buffer).len()];
+        .map(|(matrix, bound)| -> Result<(BufferId, Data)> {
+            let mut values = vec![f32::NAN; b.buffer(matrix.buffer)?.len()];
             for i in 0..matrix.rows {
                 for j in 0..matrix.cols {
                     let at = matrix.offset + i * matrix.row_stride + j * matrix.col_stride;
                     values[at] = rng.uniform(-bound, bound);
                 }
             }
-            (matrix.buffer, Data::Float(values))
+            Ok((matrix.buffer, Data::Float(values)))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     // Where C is larger than the product, what lies between must stay; NaN could not show it.
     let old_c = (beta != 0.0 || pad + extra > 0).then_some(c.buffer);
     for id in [bias, old_c].into_iter().flatten() {
-        let len = b.buffer(id).len();
+        let len = b.buffer(id)?.len();
         data.push((id, Data::Float(rng.uniforms(len, -1.0, 1.0))));
     }
     Ok(Sample {

@@ -43,6 +43,23 @@ pub struct LevelWeights {
     pub bias_ih_rounded: Option<BufferId>,
 }
 
+impl LevelWeights {
+    /// What [`prepare`](super::prepare) packs, and from which weights.
+    fn packed(&self) -> impl Iterator<Item = (BufferId, BufferId)> {
+        let pairs = [
+            (Some(self.weight_hh_t), Some(self.weight_hh)),
+            (self.biases, Some(self.bias_hh)),
+            (self.diagonals, self.weight_p),
+            (self.weight_hr_t, self.weight_hr),
+            (self.weight_ih_half, Some(self.weight_ih)),
+            (self.bias_ih_rounded, self.bias_ih),
+        ];
+        pairs
+            .into_iter()
+            .filter_map(|(packed, source)| packed.zip(source))
+    }
+}
+
 /// The buffers of a layer's weights.
 #[derive(Debug, Clone)]
 pub struct Weights {
@@ -135,6 +152,11 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
                 add("weight_ih_half", &[len])
             }),
         });
+    }
+    for level in &levels {
+        for (packed, source) in level.packed() {
+            b.packs(packed, source);
+        }
     }
     Weights {
         precision,

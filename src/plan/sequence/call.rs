@@ -4,7 +4,7 @@ use super::spec::{LayerSpec, Precision};
 use crate::error::{Error, Result};
 use crate::kernel::{Binding, Element, Kernel};
 use crate::kernels::step::ROWS;
-use crate::plan::{MAX_GROUPS, Target};
+use crate::plan::{MAX_GROUPS, MAX_STEPS, Target};
 
 const OP: &str = "call";
 
@@ -185,6 +185,10 @@ pub(super) fn check(spec: &LayerSpec, call: &Call) -> Result<()> {
             sizes.len()
         }
     };
+    if steps > MAX_STEPS {
+        let expected = format!("at most {MAX_STEPS} in one call; another can carry the state on");
+        return Err(Error::value(OP, "steps", expected, steps));
+    }
     if call.mode == Mode::Inference {
         let of_training = [
             ("recompute", call.recompute.map(|k| k.to_string())),

@@ -279,7 +279,7 @@ impl Pass<'_> {
             return Ok(None);
         }
         let source = self.weights.levels[self.number()].weight_hh;
-        let blocks = Blocks::copy(b.buffer(source).len());
+        let blocks = Blocks::copy(b.buffer(source)?.len());
         let name = format!("weight_hh_half_{}", self.level.suffix());
         let half = b.stored(precision, &name, &[blocks.len()], Role::Scratch);
         blocks.push(b, source, half)?;

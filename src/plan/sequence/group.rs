@@ -287,7 +287,12 @@ impl<'a> Group<'a> {
             cost: sum(self
                 .steps_at(moment)
                 .map(|(at, m)| cost(spec, pass, at.count(&m), run.stored()))),
-        })
+        })?;
+        // The first step back has none after it from which gates' gradients come.
+        if let (Work::Back { work, .. }, 0) = (work, next_count) {
+            b.unread(work.dgates);
+        }
+        Ok(())
     }
 
     /// Adds the kernel that runs all of some moments.

@@ -71,16 +71,16 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
             (level.weight_p, level.diagonals),
         ] {
             if let (Some(from), Some(to)) = (from, to) {
-                let len = b.buffer(from).len();
+                let len = b.buffer(from)?.len();
                 copy(b, (from, 0), (to, level.lane * len), len)?;
             }
         }
         if let Some(half) = level.weight_ih_half {
-            let len = b.buffer(level.weight_ih).len();
+            let len = b.buffer(level.weight_ih)?.len();
             Blocks::copy(len).push(b, level.weight_ih, half)?;
         }
         if let (Some(from), Some(to)) = (level.bias_ih, level.bias_ih_rounded) {
-            let len = b.buffer(from).len();
+            let len = b.buffer(from)?.len();
             Blocks::copy(len).push_rounded(b, from, to)?;
         }
         if let (Some(from), Some(to)) = (level.weight_hr, level.weight_hr_t) {
@@ -98,7 +98,7 @@ pub fn prepare(b: &mut Builder, weights: &Weights) -> Result<()> {
 pub fn carry_states(b: &mut Builder, states: &States) -> Result<()> {
     for (from, to) in [(Some(states.hn), Some(states.h0)), (states.cn, states.c0)] {
         if let (Some(from), Some(to)) = (from, to) {
-            let len = b.buffer(from).len();
+            let len = b.buffer(from)?.len();
             copy(b, (from, 0), (to, 0), len)?;
         }
     }
@@ -106,7 +106,7 @@ pub fn carry_states(b: &mut Builder, states: &States) -> Result<()> {
 }
 
 fn check_len(b: &Builder, arg: &str, id: BufferId, len: usize) -> Result<()> {
-    match b.buffer(id).len() {
+    match b.buffer(id)?.len() {
         have if have == len => Ok(()),
         have => Err(Error::shape("layer", arg, [len], [have])),
     }
@@ -121,10 +121,16 @@ pub(crate) fn check_weights(spec: &LayerSpec, target: &Target, weights: &Weights
     }
     let packed = packing(spec, target, Way::Forward);
     if weights.packed != packed {
-        let [expected, got] = [packed, weights.packed].map(|blocks| match blocks {
-            None => "transposed".to_owned(),
-            Some(b) => format!("packed in blocks of {} x {}", b.slots, b.block),
-        });
+        let [expected, got] = match [packed, weights.packed] {
+            [Some(own), Some(given)] => {
+                let [own, given] = own.differences(&given);
+                [format!("packed with {own}"), format!("packed with {given}")]
+            }
+            both => both.map(|blocks| match blocks {
+                None => "transposed".to_owned(),
+                Some(b) => format!("packed in blocks of {} x {}", b.slots, b.block),
+            }),
+        };
         return Err(Error::value("layer", "weights", expected, got));
     }
     let [expected, got] = [weight_lanes(spec, target), weights.lanes];

@@ -12,9 +12,10 @@ use super::lanes::{IN_TURN, Lanes, of_call};
 use super::spec::{LayerSpec, Level, check_elements};
 use super::step::Stored;
 use super::strategy::{Strategy, choose};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::step::Moment;
-use crate::plan::Target;
+use crate::kernels::times;
+use crate::plan::{MAX_STEPS, Target};
 
 /// A run of steps whose kept values share the memory of the other segments'.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +123,48 @@ impl Run {
         check_elements(spec.cell.name, &of_segments)?;
         let (lanes, why) = of_call(&run);
         run.why_in_turn = why;
-        Ok(run.with_lanes(lanes))
+        let run = run.with_lanes(lanes);
+        run.check_steps()?;
+        Ok(run)
+    }
+
+    /// Refuses a call with more dispatches than a plan may have, before they are planned.
+    fn check_steps(&self) -> Result<()> {
+        let (spec, steps) = (&self.spec, self.steps());
+        let cell = spec.cell;
+        let kernels = cell.forward.len() + usize::from(self.training()) * cell.backward.len();
+        let levels = match self.together() {
+            true => 1,
+            false => spec.num_layers * spec.directions(),
+        };
+        let needed = steps.saturating_mul(kernels).saturating_mul(levels);
+        if self.strategy == Strategy::Steps && needed > MAX_STEPS {
+            return Err(Error::Limit {
+                what: format!("{}: dispatches of {steps} steps", cell.name),
+                needed: needed as u64,
+                available: MAX_STEPS as u64,
+            });
+        }
+        Ok(())
+    }
+
+    /// Bytes that the call's largest arrays take at least.
+    pub(crate) fn least_bytes(&self) -> u64 {
+        let spec = &self.spec;
+        let of_row = spec.input_size + spec.features();
+        let mut bytes = times(&[self.rows(), of_row, 4]);
+        if self.training() {
+            let gates = self
+                .call
+                .activations
+                .element()
+                .bytes(self.slots() * spec.hidden_size);
+            let states = 4 * spec.output_size();
+            let levels = spec.num_layers * spec.directions();
+            let kept = times(&[self.most_rows, gates + states, levels]);
+            bytes = bytes.saturating_add(kept);
+        }
+        bytes
     }
 
     /// The same with its levels run so.

@@ -22,6 +22,7 @@ use wgrnn::tune::Tuning;
 use wgrnn::{Context, Error, Precision, Result};
 
 use crate::choices::{Choices, Rules};
+use crate::files::{self, Named};
 use crate::floor::{Bandwidth, Peaks};
 use measure::Limits;
 use report::{Report, Row, Status, rounded};
@@ -106,11 +107,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         shape.activations = crate::precision(&args.activations);
     }
     let selected = select(args, &shapes)?;
-    for path in [&args.json, &args.roofline, &args.tune]
+    let outputs = [
+        ("--json", &args.json),
+        ("--roofline", &args.roofline),
+        ("--tune", &args.tune),
+    ];
+    let outputs = outputs.into_iter().filter_map(Named::given);
+    let outputs: Vec<_> = outputs.collect();
+    let inputs: Vec<_> = Named::given(("--shapes", &args.shapes))
         .into_iter()
-        .flatten()
-    {
-        check_writable(path)?;
+        .collect();
+    files::keep("bench", &inputs, &outputs)?;
+    for output in &outputs {
+        check_writable(output.path)?;
     }
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
     let device = context(args)?.forcing(args.choices.force());

@@ -141,7 +141,7 @@ fn products(context: &Context, rows: usize, side: usize, count: usize) -> Result
     let mut b = Builder::on("products", context.target());
     let x = b.float("x", &[rows, side], Role::State);
     let y = b.float("y", &[rows, side], Role::State);
-    let weight = b.float("weight", &[side, side], Role::Weight);
+    let weight = b.float("weight", &[side, side], Role::Input);
     let w = Matrix::dense(weight, side, side);
     let [x, y] = [x, y].map(|id| Matrix::dense(id, rows, side));
     for step in 0..count {

@@ -1,17 +1,20 @@
 //! The layers to time, from a TOML file; `benches/shapes.toml` says what its fields mean.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 
 use clap::ValueEnum;
 use serde::Deserialize;
 use wgrnn::cell::{self, Cell};
+use wgrnn::interop::regular::read_text;
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::{Call, Error, Precision, Result, Size};
 
 /// What is timed without `--shapes`.
 const BUNDLED: &str = include_str!("../../../../benches/shapes.toml");
+
+/// The longest file of shapes that is read.
+const MOST_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,16 +99,7 @@ pub(super) enum Group {
 pub(super) fn load(path: Option<&Path>) -> Result<Vec<Shape>> {
     let (path, text) = match path {
         None => (Path::new("benches/shapes.toml"), BUNDLED.to_owned()),
-        Some(path) => {
-            let read = fs::read_to_string(path);
-            (
-                path,
-                read.map_err(|source| Error::Io {
-                    path: path.to_owned(),
-                    source,
-                })?,
-            )
-        }
+        Some(path) => (path, read_text(path, MOST_BYTES)?),
     };
     parse(&text).map_err(|reason| Error::Format {
         path: path.to_owned(),
@@ -212,16 +206,17 @@ impl Shape {
     /// training. Element-wise work and the projection are not counted.
     pub(super) fn flops(&self, mode: Mode, steps: usize) -> f64 {
         let spec = self.spec();
-        let rows = 2 * steps * self.batch * spec.width();
-        let levels = spec
-            .levels()
-            .map(|level| rows * (level.input_size + spec.output_size()));
-        let forward: usize = levels.sum();
+        let rows = 2.0 * steps as f64 * self.batch as f64 * spec.width() as f64;
+        let levels = spec.levels().map(|level| {
+            let terms = level.input_size as f64 + spec.output_size() as f64;
+            rows * terms
+        });
+        let forward: f64 = levels.sum();
         let passes = match mode {
-            Mode::Infer => 1,
-            Mode::Train => 3,
+            Mode::Infer => 1.0,
+            Mode::Train => 3.0,
         };
-        (passes * forward) as f64
+        passes * forward
     }
 }
 

@@ -23,17 +23,19 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    pub(super) fn draw(shape: &Shape, mode: Mode, steps: usize) -> Self {
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) fn draw(shape: &Shape, mode: Mode, steps: usize) -> Result<Self> {
         let mut rng = Rng::new(2);
-        let (rows, spec) = (steps * shape.batch, shape.spec());
-        let mut uniform = |width: usize| rng.uniforms(rows * width, -1.0, 1.0);
-        Self {
-            x: uniform(spec.input_size),
+        let (rows, spec) = (steps.saturating_mul(shape.batch), shape.spec());
+        let mut uniform = |width| rng.try_uniforms(rows.saturating_mul(width), -1.0, 1.0);
+        Ok(Self {
+            x: uniform(spec.input_size)?,
             dy: match mode {
                 Mode::Infer => Vec::new(),
-                Mode::Train => uniform(spec.features()),
+                Mode::Train => uniform(spec.features())?,
             },
-        }
+        })
     }
 
     /// Puts them on the device. The initial state is zeros, as it was allocated.
@@ -130,7 +132,7 @@ pub(super) fn verify(
     flops: f64,
 ) -> Result<usize> {
     let steps = affordable(shape, mode, flops);
-    let inputs = Inputs::draw(shape, mode, steps);
+    let inputs = Inputs::draw(shape, mode, steps)?;
     let run = |layer: &Layer| -> Result<Vec<(String, Vec<f64>)>> {
         let short = Call::sequence(layer, shape, mode, steps)?;
         inputs.write(&short, mode)?;
@@ -249,7 +251,7 @@ mod tests {
         let shape = &parse(text).unwrap()[0];
         let layer = layer(&Context::cpu(), shape)?;
         let call = Call::new(&layer, shape, Mode::Train)?;
-        Inputs::draw(shape, Mode::Train, shape.steps).write(&call, Mode::Train)?;
+        Inputs::draw(shape, Mode::Train, shape.steps)?.write(&call, Mode::Train)?;
         call.submit(Mode::Train)?;
         match &call {
             Call::Sequence(call) => change(call),
@@ -290,7 +292,7 @@ mod tests {
         let layer = layer(&Context::cpu(), shape).unwrap();
         let check = |change: &dyn Fn(&Streams)| {
             let call = Call::new(&layer, shape, Mode::Infer)?;
-            Inputs::draw(shape, Mode::Infer, 1).write(&call, Mode::Infer)?;
+            Inputs::draw(shape, Mode::Infer, 1)?.write(&call, Mode::Infer)?;
             call.submit(Mode::Infer)?;
             match &call {
                 Call::Sequence(_) => panic!("a sequence"),

@@ -69,13 +69,16 @@ pub(super) struct Setup {
 pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -> Result<Trial> {
     let limits = setup.limits;
     let layer = subject::layer(context, shape)?;
-    let inputs = subject::Inputs::draw(shape, mode, shape.steps);
     let start = Instant::now();
+    // It refuses what is too large before anything is drawn.
     let call = Call::new(&layer, shape, mode)?;
+    let planned = start.elapsed();
     let sections = call.sections(mode);
+    let inputs = subject::Inputs::draw(shape, mode, shape.steps)?;
+    let start = Instant::now();
     inputs.write(&call, mode)?;
     let first = wall(&call, mode)?;
-    let cold = start.elapsed().as_secs_f64();
+    let cold = (planned + start.elapsed()).as_secs_f64();
     let verified = subject::verify(&layer, &call, shape, mode, subject::ORACLE)?;
 
     let mut notes = Vec::new();
@@ -108,7 +111,7 @@ pub(super) fn run(setup: &Setup, context: &Context, shape: &Shape, mode: Mode) -
     let plan = call.program().plan();
     let mut bytes = 0;
     for section in sections {
-        bytes += plan.cost(plan.section(section)?).bytes;
+        bytes += plan.cost(plan.section(section)?)?.bytes;
     }
     Ok(Trial {
         wall: samples,

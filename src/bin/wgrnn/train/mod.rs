@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wgrnn::cell::Cell;
-use wgrnn::interop::atomic::{check_writable, write_atomically};
+use wgrnn::interop::atomic::{check_writable, same_file, write_atomically};
+use wgrnn::interop::regular::read_text;
 use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::train::checkpoint::{self, Description};
 use wgrnn::train::text::{Tokens, Vocabulary, tokenize};
@@ -18,12 +19,22 @@ use wgrnn::train::{
 };
 use wgrnn::{Context, Error, Result, Size};
 
+use crate::files::Named;
 use crate::sample;
+use interrupt::Interrupt;
+
+mod interrupt;
+
+/// The longest text that is learnt from.
+const MOST_TEXT: u64 = 1 << 30;
 
 /// *Pride and Prejudice* (Jane Austen, 1813; public domain).
-const BOOK: &str = include_str!("../../../examples/data/pride_and_prejudice.txt");
+const BOOK: &str = include_str!("../../../../examples/data/pride_and_prejudice.txt");
 
 /// Trains a language model on a text and writes sentences with it.
+///
+/// Interrupted (Ctrl-C, or SIGTERM), it saves where --save says so and ends with status 130 (143); a second
+/// time it ends at once. --resume goes on from there with the same bits.
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true, allow_negative_numbers = true)]
 pub(crate) struct Args {
@@ -84,7 +95,10 @@ pub(crate) struct Args {
     /// Where to save the weights, as safetensors
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// A saved model to go on with, up to --iterations in all
+    /// Also save after every so many iterations
+    #[arg(long, value_name = "COUNT", requires = "save")]
+    save_every: Option<usize>,
+    /// A saved model to go on with, up to --iterations in all; --save must name another file
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Where to write the course of the training
@@ -107,6 +121,7 @@ struct Corpus {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     check(args)?;
+    keep_files_apart(args)?;
     // Not at the end, after minutes of work.
     if let Some(path) = &args.save {
         checkpoint::check_writable(path)?;
@@ -120,7 +135,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         None => None,
     };
     let (model, known) = resumed.map_or((None, None), |(m, d)| (Some(m), Some(d)));
-    let mut corpus = read(args, known)?;
+    let corpus = read(args, known)?;
     let size = Size {
         steps: args.steps_per_sequence,
         batch: args.batch,
@@ -158,48 +173,75 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let last = args
         .stop_after
         .map_or(args.iterations, |n| n.min(args.iterations));
-    let course = learn(args, &trainer, &batches, first..last)?;
-
-    // A batch of streams is quicker than one; each starts from a zero state.
-    let streams = args.batch.min(8).min(corpus.validation.len() / 2).max(1);
-    let evaluator = Evaluator::new(
-        &model,
-        Size {
-            steps: args.steps_per_sequence,
-            batch: streams,
-        },
+    let interrupt = Interrupt::listen()?;
+    let mut saver = Saver {
+        path: args.save.as_deref(),
+        every: args.save_every,
+        model: &model,
+        trainer: &trainer,
+        description: corpus.description,
+        saved: None,
+    };
+    let course = learn(
+        args,
+        &trainer,
+        &batches,
+        first..last,
+        &interrupt,
+        &mut saver,
     )?;
-    let perplexity = evaluator.perplexity(&corpus.validation)?;
-    if !perplexity.is_finite() {
-        return Err(diverged(
-            "validation perplexity",
-            perplexity,
-            args.iterations,
-        ));
+    let last = first + course.points.len();
+    let mut result = json!({
+        "device": context.name(),
+        "iterations": course.points,
+        "validation_perplexity": null,
+        "unigram_perplexity": unigram,
+        "bigram_perplexity": bigram,
+        "tokens_per_s": course.tokens_per_s,
+    });
+    if interrupt.status().is_none() {
+        // A batch of streams is quicker than one; each starts from a zero state.
+        let streams = args.batch.min(8).min(corpus.validation.len() / 2).max(1);
+        let evaluator = Evaluator::new(
+            &model,
+            Size {
+                steps: args.steps_per_sequence,
+                batch: streams,
+            },
+        )?;
+        let perplexity = evaluator.perplexity(&corpus.validation)?;
+        if !perplexity.is_finite() {
+            return Err(diverged(
+                "validation perplexity",
+                perplexity,
+                last,
+                saver.saved,
+            ));
+        }
+        println!("validation perplexity {perplexity:.1}, on text not trained on");
+        println!(
+            "  for comparison: unigram {unigram:.1}, bigram {bigram:.1} (modified Kneser-Ney)"
+        );
+        result["validation_perplexity"] = json!(perplexity);
     }
-    println!("validation perplexity {perplexity:.1}, on text not trained on");
-    println!("  for comparison: unigram {unigram:.1}, bigram {bigram:.1} (modified Kneser-Ney)");
-
-    corpus.description.iteration = last;
-    if let Some(path) = &args.save {
-        checkpoint::save(path, &model, &trainer, &corpus.description)?;
-        println!("saved {}", path.display());
+    if last > first {
+        saver.save(last)?;
+    }
+    if let (Some(path), Some(iteration)) = (&args.save, saver.saved) {
+        println!("saved {} after iteration {iteration}", path.display());
     }
     if let Some(path) = &args.json {
-        let value = json!({
-            "device": context.name(),
-            "iterations": course.points,
-            "validation_perplexity": perplexity,
-            "unigram_perplexity": unigram,
-            "bigram_perplexity": bigram,
-            "tokens_per_s": course.tokens_per_s,
-        });
-        write_atomically(path, |w| writeln!(w, "{value:#}"))?;
+        write_atomically(path, |w| writeln!(w, "{result:#}"))?;
         println!("wrote {}", path.display());
+    }
+    // From here on nothing can be lost.
+    if let Some(status) = interrupt.ended() {
+        eprintln!("wgrnn: interrupted after iteration {last}");
+        return Ok(status);
     }
     for sentence in sample::sentences(
         &model,
-        &corpus.description,
+        &saver.description,
         args.sentences,
         args.temperature,
         args.seed,
@@ -225,15 +267,12 @@ fn check(args: &Args) -> Result<()> {
         ("--hidden", args.hidden.unwrap_or(1)),
         ("--layers", args.layers.unwrap_or(1)),
         ("--embedding", args.embedding.unwrap_or(1)),
+        ("--save-every", args.save_every.unwrap_or(1)),
     ];
     for (arg, count) in counts {
         if count == 0 {
             return Err(value(arg, "at least 1", count.to_string()));
         }
-    }
-    if let (Some(save), true) = (&args.save, args.save == args.json) {
-        let expected = "another file than --save";
-        return Err(value("--json", expected, save.display().to_string()));
     }
     if !(args.lr > 0.0 && args.lr.is_finite()) {
         return Err(value("--lr", "above 0", args.lr.to_string()));
@@ -251,6 +290,34 @@ fn check(args: &Args) -> Result<()> {
             "at least 0",
             args.weight_decay.to_string(),
         ));
+    }
+    Ok(())
+}
+
+/// Refuses two options that lead to one file: a text would be overwritten, a course lost.
+fn keep_files_apart(args: &Args) -> Result<()> {
+    const OP: &str = "train";
+    let others = [
+        ("--text", &args.text),
+        ("--validation", &args.validation),
+        ("--resume", &args.resume),
+        ("--json", &args.json),
+    ];
+    let others: Vec<_> = others.into_iter().filter_map(Named::given).collect();
+    if let Some(save) = Named::given(("--save", &args.save)) {
+        for other in &others {
+            // The optimizer's file belongs to the save.
+            if checkpoint::touches(save.path, other.path)? {
+                return Err(other.clash(OP, save));
+            }
+        }
+    }
+    for (i, one) in others.iter().enumerate() {
+        for other in &others[..i] {
+            if same_file(one.path, other.path)? {
+                return Err(one.clash(OP, *other));
+            }
+        }
     }
     Ok(())
 }
@@ -316,14 +383,7 @@ fn read(args: &Args, known: Option<Description>) -> Result<Corpus> {
 }
 
 fn file(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    String::from_utf8(bytes).map_err(|e| Error::Format {
-        path: path.to_owned(),
-        reason: format!("it is not UTF-8 text: {e}"),
-    })
+    read_text(path, MOST_TEXT)
 }
 
 fn cell(args: &Args) -> Result<&'static Cell> {
@@ -405,6 +465,37 @@ fn load(args: &Args, path: &Path, context: &Context) -> Result<(LanguageModel, D
     Ok((model, description))
 }
 
+/// Where the model goes in the course of a training.
+struct Saver<'a> {
+    path: Option<&'a Path>,
+    every: Option<usize>,
+    model: &'a LanguageModel,
+    trainer: &'a Trainer,
+    description: Description,
+    /// The iteration of the latest save.
+    saved: Option<usize>,
+}
+
+impl Saver<'_> {
+    /// Saves the model as it is after so many iterations, if there is a file for it.
+    fn save(&mut self, iteration: usize) -> Result<()> {
+        if let Some(path) = self.path {
+            self.description.iteration = iteration;
+            checkpoint::save(path, self.model, self.trainer, &self.description)?;
+            self.saved = Some(iteration);
+        }
+        Ok(())
+    }
+
+    /// Saves where `--save-every` asks for it.
+    fn after(&mut self, iteration: usize) -> Result<()> {
+        match self.every {
+            Some(every) if iteration.is_multiple_of(every) => self.save(iteration),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What a training left behind.
 struct Course {
     points: Vec<serde_json::Value>,
@@ -416,6 +507,8 @@ fn learn(
     trainer: &Trainer,
     batches: &Batches,
     iterations: Range<usize>,
+    interrupt: &Interrupt,
+    saver: &mut Saver<'_>,
 ) -> Result<Course> {
     let bar = progress(iterations.end);
     bar.set_position(iterations.start as u64);
@@ -426,6 +519,9 @@ fn learn(
     let mut smoothed: Option<f64> = None;
     let start = Instant::now();
     for iteration in iterations.clone() {
+        if interrupt.status().is_some() {
+            break;
+        }
         let left = 1.0 - iteration as f32 / args.iterations as f32;
         trainer.set_learning_rate(args.lr * left)?;
         let chunk = batches.chunk(iteration);
@@ -434,7 +530,8 @@ fn learn(
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
                 bar.abandon();
-                return Err(diverged(what, f64::from(value), iteration + 1));
+                let value = f64::from(value);
+                return Err(diverged(what, value, iteration + 1, saver.saved));
             }
         }
         tokens += chunk.counted;
@@ -451,13 +548,17 @@ fn learn(
         }
         bar.set_message(state);
         bar.inc(1);
+        // The last one is saved once it has been validated.
+        if iteration + 1 < iterations.end {
+            saver.after(iteration + 1)?;
+        }
     }
     let elapsed = start.elapsed();
-    bar.finish();
+    bar.abandon();
     let tokens_per_s = tokens as f64 / elapsed.as_secs_f64();
     println!(
         "{} iterations, {tokens} tokens in {:.1} s: {tokens_per_s:.0} tokens/s",
-        iterations.len(),
+        points.len(),
         elapsed.as_secs_f64()
     );
     Ok(Course {
@@ -481,11 +582,15 @@ fn progress(iterations: usize) -> ProgressBar {
     bar
 }
 
-fn diverged(what: &str, value: f64, iteration: usize) -> Error {
+fn diverged(what: &str, value: f64, iteration: usize, saved: Option<usize>) -> Error {
+    let kept = match saved {
+        None => "nothing was saved".to_owned(),
+        Some(saved) => format!("the save of iteration {saved} stays"),
+    };
     Error::Value {
         op: "train",
         arg: format!("{what} at iteration {iteration}"),
-        expected: "finite (a smaller --lr or --clip may help); nothing was saved".to_owned(),
+        expected: format!("finite (a smaller --lr or --clip may help); {kept}"),
         got: value.to_string(),
     }
 }
