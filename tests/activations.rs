@@ -106,13 +106,16 @@ fn run(context: &Context, spec: LayerSpec, call: &Call) -> Result<Values> {
 
 #[test]
 fn rounded_alike_everywhere() -> Result<()> {
-    let done = common::spread(&specs(), |specs| {
-        specs.into_iter().try_for_each(rounded_alike)
+    let specs: Vec<(usize, LayerSpec)> = specs().into_iter().enumerate().collect();
+    let done = common::spread(&specs, |mut specs| {
+        let each = specs.drain(..);
+        each.map(|(nth, spec)| rounded_alike(nth, spec))
+            .collect::<Result<()>>()
     });
     done.into_iter().collect()
 }
 
-fn rounded_alike(spec: LayerSpec) -> Result<()> {
+fn rounded_alike(nth: usize, spec: LayerSpec) -> Result<()> {
     for more in [false, true] {
         let call = |precision| match more {
             false => call(precision),
@@ -121,8 +124,10 @@ fn rounded_alike(spec: LayerSpec) -> Result<()> {
         let exact = run(&Context::cpu_f64(), spec, &call(Precision::F32))?;
         let want = run(&Context::cpu_f64(), spec, &call(Precision::F16))?;
         let moved = |name: &str| compare(&want[name], &exact[name]).error;
-        for device in halves() {
-            for context in ways(&device, !more) {
+        let mut devices = halves();
+        devices.retain(|device| !more || !device.is_gpu() || common::thorough());
+        for device in devices {
+            for context in common::share_on(&device, ways(&device, !more), nth, 5) {
                 let what = format!("{} {}", spec.cell.name, context.target().force);
                 let got = run(&context, spec, &call(Precision::F16))?;
                 for (name, want) in &want {
@@ -145,10 +150,10 @@ fn rounded_alike(spec: LayerSpec) -> Result<()> {
 /// What is kept is 16-bit floats, and the gradients move with them.
 #[test]
 fn what_is_kept_fits() -> Result<()> {
-    for spec in specs() {
+    for (nth, spec) in specs().into_iter().enumerate() {
         let exact = run(&Context::cpu_f64(), spec, &call(Precision::F32))?;
         for device in halves() {
-            for context in ways(&device, false) {
+            for context in common::share_on(&device, ways(&device, false), nth, 6) {
                 let what = format!("{} {}", spec.cell.name, context.target().force);
                 let sequence = Layer::new(&context, spec, 3)?.sequence(&call(Precision::F16))?;
                 fill_inputs(&sequence, 9)?;

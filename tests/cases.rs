@@ -4,14 +4,37 @@ mod common;
 
 use std::path::Path;
 
-use wgrnn::Context;
+use wgrnn::cell;
 use wgrnn::check::{Status, cases};
 use wgrnn::interop::case::{self, Case};
 #[cfg(feature = "gpu")]
 use wgrnn::plan::{Force, sequence::Strategy};
+use wgrnn::{Context, Function, LayerSpec};
 
 /// How many cases there are: none may get lost.
 const COUNT: usize = 74;
+
+/// Those that run on adapters where not everything does: with every cell, option, activation and kind of call, and one
+/// that fills no tile.
+const SOME: [&str; 17] = [
+    "gru_before_activations_resets",
+    "gru_before_bi_lengths",
+    "gru_burn_in_two_layers",
+    "gru_clip",
+    "gru_nobias",
+    "gru_softplus_elu",
+    "lstm_affine_scaledtanh",
+    "lstm_all_options",
+    "lstm_burn_in_lengths_resets",
+    "lstm_coupled_peephole",
+    "lstm_h65",
+    "lstm_leakyrelu_thresholded",
+    "lstm_peephole_bi_lengths",
+    "lstm_proj_bi_lengths_resets",
+    "rnn_activation_softsign",
+    "rnn_lengths_bi",
+    "rnn_two_layers_bi",
+];
 
 fn all() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -20,10 +43,21 @@ fn all() -> Vec<Case> {
     paths.iter().map(|p| case::load(p).unwrap()).collect()
 }
 
-fn every_case_passes(context: &Context) {
+/// [`SOME`], or all.
+#[cfg(feature = "gpu")]
+fn on_adapters() -> Vec<Case> {
+    let mut cases = all();
+    if !common::thorough() {
+        cases.retain(|case| SOME.contains(&case.name.as_str()));
+        assert_eq!(cases.len(), SOME.len());
+    }
+    cases
+}
+
+fn they_pass<'a>(context: &Context, all: impl IntoIterator<Item = &'a Case>) {
     let mut failures = Vec::new();
-    for case in all() {
-        let outcomes = cases::check(context, &case).unwrap();
+    for case in all {
+        let outcomes = cases::check(context, case).unwrap();
         // y, hn, cn and the gradients of x, h0, c0 and the weights in training, at least.
         let states = 1 + usize::from(case.tensors.contains_key("c0"));
         let least = 1 + states + 1 + states + case.weight_names().len();
@@ -56,19 +90,58 @@ fn every_case_passes(context: &Context) {
 
 #[test]
 fn cpu_f64() {
-    every_case_passes(&Context::cpu_f64());
+    they_pass(&Context::cpu_f64(), &all());
 }
 
 #[test]
 fn cpu_f32() {
-    every_case_passes(&Context::cpu());
+    they_pass(&Context::cpu(), &all());
 }
 
 #[cfg(feature = "gpu")]
 #[test]
 fn every_adapter() {
-    for context in common::adapters() {
-        every_case_passes(&context);
+    let cases = on_adapters();
+    let numbers: Vec<usize> = (0..cases.len()).collect();
+    common::spread(&numbers, |numbers| {
+        for context in common::kept() {
+            they_pass(&context, numbers.iter().map(|&n| &cases[n]));
+        }
+    });
+}
+
+/// Those that run on adapters in every run have every cell, function and option.
+#[test]
+fn some_have_everything() {
+    let some: Vec<Case> = all()
+        .into_iter()
+        .filter(|case| SOME.contains(&case.name.as_str()))
+        .collect();
+    let specs: Vec<LayerSpec> = some.iter().map(|case| cases::spec(case).unwrap()).collect();
+    for cell in cell::ALL {
+        let has = |spec: &LayerSpec| std::ptr::eq(spec.cell, *cell);
+        assert!(specs.iter().any(has), "{}", cell.name);
+    }
+    for function in Function::ALL {
+        let has = |spec: &LayerSpec| {
+            let own = &spec.activations[..spec.cell.activations.len()];
+            own.iter().any(|a| a.function == function)
+        };
+        assert!(specs.iter().any(has), "{function:?}");
+    }
+    let options: [(&str, fn(&Case) -> bool); 9] = [
+        ("both directions", |c| c.bidirectional),
+        ("layers", |c| c.num_layers > 1),
+        ("no bias", |c| !c.bias),
+        ("clip", |c| c.clip.is_some()),
+        ("cell clip", |c| c.cell_clip.is_some()),
+        ("coupled gates", |c| c.coupled),
+        ("lengths", |c| c.tensors.contains_key("lengths")),
+        ("resets", |c| c.tensors.contains_key("resets")),
+        ("a burn-in", |c| c.burn_in > 0),
+    ];
+    for (name, has) in options {
+        assert!(some.iter().any(has), "{name}");
     }
 }
 
@@ -76,11 +149,12 @@ fn every_adapter() {
 #[cfg(feature = "gpu")]
 #[test]
 fn whole_sequences_on_portable_devices() {
+    let cases = common::share(on_adapters(), 3, 4);
     for (device, queue) in common::portable_devices() {
         let force = Force {
             strategy: Some(Strategy::Sequence),
             ..Force::default()
         };
-        every_case_passes(&Context::from_wgpu(device, queue).forcing(force));
+        they_pass(&Context::from_wgpu(device, queue).forcing(force), &cases);
     }
 }

@@ -2,10 +2,53 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use wgrnn::check::{Status, kernels};
-use wgrnn::{Context, kernel::Kernel, kernels::ALL};
+use wgrnn::kernel::{Constant, Kernel};
+use wgrnn::kernels::ALL;
+use wgrnn::{Context, Result};
 #[cfg(feature = "gpu")]
 use wgrnn::{Error, Program, Tensor, plan::DeviceKind, rng::Rng};
+
+/// The constants of a kernel's sample.
+fn constants(kernel: &'static Kernel, size: [usize; 3]) -> Result<BTreeSet<Constant>> {
+    let plan = kernels::sample(kernel, size)?.plan;
+    let own = plan
+        .steps()
+        .iter()
+        .filter(|s| std::ptr::eq(s.kernel, kernel));
+    Ok(own.flat_map(|s| s.constants.iter().copied()).collect())
+}
+
+/// The sizes with which a kernel is compared: all, or on an adapter as few as have every value of each constant that has
+/// no more than three, since another set of them is another shader to compile. Those at the edges of tiles come first.
+fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> {
+    if common::thorough() || !context.is_gpu() {
+        return Ok(kernels::SIZES.to_vec());
+    }
+    let (small, large) = kernels::SIZES.split_at(11);
+    let all = [large, small].concat().into_iter();
+    let all = all.map(|size| Ok((size, constants(kernel, size)?)));
+    let all = all.collect::<Result<Vec<_>>>()?;
+    let mut values: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    for (name, value) in all.iter().flat_map(|(_, set)| set) {
+        values.entry(name).or_default().insert(*value);
+    }
+    let mut missing: BTreeSet<Constant> = all.iter().flat_map(|(_, set)| set.clone()).collect();
+    missing.retain(|(name, _)| values[name].len() <= 3);
+    let mut chosen = vec![all[0].0];
+    missing.retain(|constant| !all[0].1.contains(constant));
+    while !missing.is_empty() {
+        let new = |set: &BTreeSet<Constant>| set.intersection(&missing).count();
+        // The first of several that bring as many.
+        let best = all.iter().rev().max_by_key(|(_, set)| new(set));
+        let (size, set) = best.expect("there are sizes");
+        chosen.push(*size);
+        missing.retain(|constant| !set.contains(constant));
+    }
+    Ok(chosen)
+}
 
 fn all_sizes(context: &Context, all: &[&'static Kernel]) {
     let mut worst: Vec<(f64, String)> = Vec::new();
@@ -14,7 +57,7 @@ fn all_sizes(context: &Context, all: &[&'static Kernel]) {
     let halves = context.target().f16 || !context.is_gpu();
     for kernel in all {
         let mut most = 0.0f64;
-        for &size in kernels::SIZES {
+        for size in sizes(context, kernel).expect(kernel.name) {
             for o in kernels::check(context, kernel, size).expect(kernel.name) {
                 most = most.max(o.error / o.tolerance.max(f64::MIN_POSITIVE));
                 let half = o.tensor.contains("16-bit floats");
@@ -49,7 +92,7 @@ fn cpu_f32() {
 #[test]
 fn every_adapter() {
     common::spread(ALL, |kernels| {
-        for context in common::adapters() {
+        for context in common::kept() {
             all_sizes(&context, &kernels);
         }
     });
@@ -62,7 +105,7 @@ fn every_adapter() {
 fn kernels_for_subgroups() {
     let portable = common::portable_devices().into_iter();
     let portable = portable.map(|(device, queue)| Context::from_wgpu(device, queue));
-    for context in common::adapters().into_iter().chain(portable) {
+    for context in common::kept().into_iter().chain(portable) {
         let target = context.target();
         let eight = [target.subgroup_size, target.subgroup_most] == [8; 2];
         for kernel in ALL.iter().filter(|k| k.name.contains(".sequence_")) {

@@ -74,7 +74,7 @@ fn layers_agree_on_the_cpu() -> Result<()> {
 #[cfg(feature = "gpu")]
 #[test]
 fn layers_agree_on_every_adapter() -> Result<()> {
-    common::adapters().iter().try_for_each(layers_agree)
+    common::kept().iter().try_for_each(layers_agree)
 }
 
 /// A kernel like another, with another name, text and twin.
@@ -122,7 +122,7 @@ fn a_wrong_gate_order_is_named() -> Result<()> {
         forms: [None, None],
         ..cell::LSTM
     }));
-    for context in common::adapters() {
+    for context in common::kept() {
         let sequence = sequence(&context, broken)?;
         let report = lockstep(sequence.program(), "forward")?;
         let plan = sequence.program().plan();
@@ -180,7 +180,7 @@ fn kernels_of_one_name_are_kept_apart() -> Result<()> {
         forms: [None, None],
         ..cell::RNN_TANH
     }));
-    for context in common::adapters() {
+    for context in common::kept() {
         for (cell, differs) in [
             (&cell::RNN_TANH, false),
             (broken, true),

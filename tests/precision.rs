@@ -113,14 +113,14 @@ fn run(layer: &Layer) -> Result<Values> {
 
 #[test]
 fn as_with_rounded_weights() -> Result<()> {
-    for spec in specs() {
+    for (nth, spec) in specs().into_iter().enumerate() {
         let oracle = Context::cpu_f64();
         let whole = Layer::new(&oracle, spec, 3)?;
         let unrounded = run(&whole)?;
         change(&whole, rounded)?;
         let want = run(&whole)?;
         for device in everywhere() {
-            for context in ways(&device) {
+            for context in common::share_on(&device, ways(&device), nth, 4) {
                 let what = format!("{} {}", spec.cell.name, context.target().force);
                 let layer = Layer::new(&context, in_f16(&spec), 3)?;
                 let got = run(&layer)?;
@@ -140,7 +140,7 @@ fn as_with_rounded_weights() -> Result<()> {
 /// The error of rounding, from how far the exact result moves when the weights do.
 #[test]
 fn near_the_weights_themselves() -> Result<()> {
-    for spec in specs() {
+    for (nth, spec) in specs().into_iter().enumerate() {
         let exact = Layer::new(&Context::cpu_f64(), spec, 3)?;
         let want = run(&exact)?;
         let mut sensitivity: BTreeMap<&str, f64> = BTreeMap::new();
@@ -158,7 +158,8 @@ fn near_the_weights_themselves() -> Result<()> {
                 *most = most.max(compare(&moved, want).error);
             }
         }
-        for context in everywhere() {
+        let everywhere = everywhere().into_iter();
+        for context in everywhere.flat_map(|c| common::share_on(&c.clone(), vec![c], nth, 5)) {
             let got = run(&Layer::new(&context, in_f16(&spec), 3)?)?;
             for (name, want) in &want {
                 let limit = tolerance::weights_f16(sensitivity[name.as_str()]);
@@ -187,13 +188,14 @@ fn streams_too() -> Result<()> {
         }
         Ok(outputs)
     };
-    for spec in specs().into_iter().filter(|s| !s.bidirectional) {
+    let specs = specs().into_iter().filter(|s| !s.bidirectional);
+    for (nth, spec) in specs.enumerate() {
         let whole = Layer::new(&Context::cpu_f64(), spec, 3)?;
         change(&whole, rounded)?;
         let want = steps(&whole)?;
         let unrounded = steps(&Layer::new(&Context::cpu_f64(), spec, 3)?)?;
         for device in everywhere() {
-            for context in ways(&device) {
+            for context in common::share_on(&device, ways(&device), nth, 4) {
                 let what = format!("{} {}", spec.cell.name, context.target().force);
                 let got = steps(&Layer::new(&context, in_f16(&spec), 3)?)?;
                 // Outputs are `f32` everywhere.

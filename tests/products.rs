@@ -192,7 +192,7 @@ fn exact() -> impl Iterator<Item = Form> {
 
 #[test]
 fn every_form() -> Result<()> {
-    for context in common::adapters() {
+    for context in common::kept() {
         for form in exact().filter(|&f| f != Form::Library) {
             let forced = forcing(&context, form);
             let mut used = 0;
@@ -245,7 +245,7 @@ fn agrees(context: &Context, form: Form, case: &Case) -> Result<bool> {
 /// workgroups that are folded over two dimensions.
 #[test]
 fn more_rows_than_workgroups() -> Result<()> {
-    for context in common::adapters() {
+    for context in common::kept() {
         // What takes the place of a form that cannot do it, on a GPU rows, which are folded.
         let cut = match context.target().kind {
             DeviceKind::Gpu => 1,
@@ -293,7 +293,7 @@ fn more_rows_than_a_gpu_has_workgroups() -> Result<()> {
 /// What a GPU with few multiprocessors would run: k in parts of tiles of 128 x 128.
 #[test]
 fn parts_of_large_tiles() -> Result<()> {
-    for context in common::adapters() {
+    for context in common::kept() {
         for (size, transposed, groups) in [
             ([128, 128, 5_121], [true, false], 5),
             ([127, 250, 4_700], [false; 2], 9),
@@ -326,7 +326,7 @@ fn parts_of_large_tiles() -> Result<()> {
 /// The sums of the parts are joined in their order: the same bits as in a loop over them.
 #[test]
 fn parts_are_joined_in_order() -> Result<()> {
-    for context in common::adapters() {
+    for context in common::kept() {
         let context = forcing(&context, Form::SplitK);
         let (m, n, k) = (5, 12, 2000);
         let mut b = Builder::on("product", context.target());
@@ -370,12 +370,12 @@ fn layers_in_every_form() -> Result<()> {
         },
         Call::training(Size { steps: 7, batch: 5 }).recompute(3),
     );
-    for (spec, call) in [even, odd] {
+    for (nth, (spec, call)) in [even, odd].into_iter().enumerate() {
         let oracle = Layer::new(&Context::cpu_f64(), spec, 5)?.sequence(&call)?;
         let inputs: Values = fill_inputs(&oracle, 6)?;
         let want = results(&oracle)?;
-        for context in common::adapters() {
-            for form in exact() {
+        for context in common::kept() {
+            for form in common::share(exact().collect(), nth, 2) {
                 let context = forcing(&context, form);
                 let sequence = Layer::new(&context, spec, 5)?.sequence(&call)?;
                 write_inputs(&sequence, &inputs)?;

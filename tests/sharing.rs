@@ -12,7 +12,7 @@ use wgrnn::{Context, Error, Gru, Lstm, Program, Result, Size};
 
 fn everywhere() -> Vec<Context> {
     let mut contexts = vec![Context::cpu()];
-    contexts.extend(common::adapters());
+    contexts.extend(common::kept());
     contexts
 }
 

@@ -41,7 +41,7 @@ fn compare(what: &str, got: &Array3<f32>, expected: &Array) {
 #[test]
 fn a_state_dict_computes_what_pytorch_computes() -> Result<()> {
     let mut contexts = vec![Context::cpu(), Context::cpu_f64()];
-    contexts.extend(common::adapters());
+    contexts.extend(common::kept());
     for (file, spec) in [("lstm.safetensors", lstm()), ("gru.safetensors", gru())] {
         let archive = archive(file);
         let weights = archive.under("rnn.");

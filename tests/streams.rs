@@ -181,7 +181,7 @@ fn of_stream(state: &State, n: usize) -> State {
 #[test]
 fn streams_are_sequences() -> Result<()> {
     for context in everywhere() {
-        for spec in specs() {
+        for spec in common::share_on(&context, specs(), 0, 2) {
             any_subset_in_any_order(&context, spec)?;
         }
     }
@@ -202,7 +202,7 @@ fn a_state_moves_from_one_stream_to_another() -> Result<()> {
     let x = inputs();
     let x = x.index_axis(Axis(1), 0);
     for context in everywhere() {
-        for spec in specs() {
+        for spec in common::share_on(&context, specs(), 1, 5) {
             let layer = layer(&context, spec)?;
             let [one, two] = [layer.streams(COUNT)?, layer.streams(3)?];
             // After an odd and after an even number of steps, to a stream that has made one.
@@ -226,7 +226,7 @@ fn a_reset_stream_is_a_new_one() -> Result<()> {
     let x = inputs();
     let x = x.index_axis(Axis(1), 0);
     for context in everywhere() {
-        for spec in specs() {
+        for spec in common::share_on(&context, specs(), 3, 5) {
             let layer = layer(&context, spec)?;
             let [used, fresh] = [layer.streams(COUNT)?, layer.streams(COUNT)?];
             for (stream, steps) in [(0, 1), (5, 2)] {
@@ -289,7 +289,7 @@ fn a_step_has_one_dispatch_for_each_kernel_and_layer() -> Result<()> {
 #[test]
 fn steps_recorded_by_the_host() -> Result<()> {
     let x = inputs();
-    for context in common::adapters() {
+    for context in common::kept() {
         let (device, queue) = context.wgpu().unwrap();
         let layer = layer(&context, specs()[0])?;
         let [recorded, waited] = [layer.streams(COUNT)?, layer.streams(COUNT)?];

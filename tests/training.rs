@@ -87,7 +87,7 @@ fn learns_alike(cell: &'static Cell, optimizer: Optimizer, bound: f32) {
     let (oracle, oracle_perplexity) = curve(&Context::cpu_f64(), cell, optimizer);
     assert!(oracle[0] > 3.7, "{}", oracle[0]);
     let mut contexts = vec![Context::cpu()];
-    contexts.extend(common::adapters());
+    contexts.extend(common::kept());
     for context in contexts {
         let (losses, perplexity) = curve(&context, cell, optimizer);
         let end = mean(&losses[STEPS - 30..]);
@@ -167,7 +167,7 @@ fn resumes(context: &Context) {
 #[test]
 fn an_interrupted_run_has_the_same_bits() {
     resumes(&Context::cpu());
-    common::adapters().iter().for_each(resumes);
+    common::kept().iter().for_each(resumes);
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn options_out_of_range_are_refused() {
 fn nan_in_a_weight_reaches_the_loss() {
     let corpus = corpus();
     let mut contexts = vec![Context::cpu()];
-    contexts.extend(common::adapters());
+    contexts.extend(common::kept());
     for context in contexts {
         let model = model(&context, &cell::LSTM, &corpus);
         let weight = model.layer().weight("weight_hh_l0").unwrap();

@@ -59,7 +59,7 @@ fn keras_weights_compute_what_keras_computes() {
 /// Runs every case of one system on every device and says how many cases there were.
 fn compare_all(system: &str, import: impl Fn(&Archive, &LayerSpec, usize) -> Weights) -> usize {
     let mut contexts = vec![Context::cpu(), Context::cpu_f64()];
-    contexts.extend(common::adapters());
+    contexts.extend(common::kept());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/import");
     let mut compared = 0;
     for path in case::paths(&[folder]).unwrap() {

@@ -64,8 +64,7 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
     if let Err(Error::Unsupported { needs, .. }) = context.check_kernel(kernel) {
         return Ok(vec![Outcome::unsupported(context, &case, needs)]);
     }
-    let seed = size.iter().fold(1, |s, &v| s * 1_009 + v as u64);
-    let sample = || guarded((kernel.sample)(size, &mut Rng::new(seed))?);
+    let sample = || guarded(sample(kernel, size)?);
     let own = sample()?;
     // Whose rules plans follow is nothing to a kernel.
     let target = Target {
@@ -109,6 +108,15 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
         outcomes.push(Outcome::new(context, &case, name, error, limit + rounding));
     }
     Ok(outcomes)
+}
+
+/// The sample of a kernel that [`check`] takes for a size.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn sample(kernel: &Kernel, size: [usize; 3]) -> Result<Sample> {
+    let seed = size.iter().fold(1, |s, &v| s * 1_009 + v as u64);
+    (kernel.sample)(size, &mut Rng::new(seed))
 }
 
 /// Whether plans for a device may have such kernels.

@@ -16,7 +16,7 @@ pub(crate) type Values = BTreeMap<String, Vec<f64>>;
 /// The CPU in both precisions, and every adapter.
 pub(crate) fn everywhere() -> Vec<Context> {
     let mut contexts = vec![Context::cpu(), Context::cpu_f64()];
-    contexts.extend(super::adapters());
+    contexts.extend(super::kept());
     contexts
 }
 

@@ -15,7 +15,7 @@ use common::results::{Values, fill_inputs, write_inputs};
 use wgrnn::cell::{self, Cell};
 use wgrnn::ndarray::{Array2, s};
 use wgrnn::rng::Rng;
-use wgrnn::{Call, Layer, LayerSpec, Result, Sequence, Size};
+use wgrnn::{Call, Context, Layer, LayerSpec, Result, Sequence, Size};
 
 const STEPS: usize = 7;
 const BATCH: usize = 5;
@@ -36,6 +36,11 @@ const CELLS: [&Cell; 4] = [
     &cell::GRU_BEFORE,
     &cell::RNN_TANH,
 ];
+
+/// Those of them that the `nth` test takes: all, or on an adapter every other.
+fn cells(context: &Context, nth: usize) -> Vec<&'static Cell> {
+    common::share_on(context, CELLS.to_vec(), nth, 2)
+}
 
 fn spec(cell: &'static Cell, num_layers: usize) -> LayerSpec {
     LayerSpec {

@@ -1,7 +1,7 @@
 //! Time first and batch first.
 
 use crate::common::results::{assert_all_close, everywhere, results, write_inputs};
-use crate::{BATCH, CELLS, LENGTH, LENGTHS, SIZE, STEPS, given, over, resets, spec};
+use crate::{BATCH, LENGTH, LENGTHS, SIZE, STEPS, cells, given, over, resets, spec};
 use wgrnn::ndarray::ArrayView3;
 use wgrnn::{Call, Layer, LayerSpec, Order, Result};
 
@@ -17,7 +17,7 @@ fn transposed(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
 fn orders_of_input_and_output_are_transpositions() -> Result<()> {
     const ORDERS: [Order; 2] = [Order::TimeFirst, Order::BatchFirst];
     for context in everywhere() {
-        for cell in CELLS {
+        for cell in cells(&context, 1) {
             let spec = LayerSpec {
                 bidirectional: true,
                 ..spec(cell, 2)

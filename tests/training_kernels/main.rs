@@ -17,7 +17,7 @@ use wgrnn::{Context, Error, Program, Tensor};
 
 fn contexts() -> Vec<Context> {
     let mut all = vec![Context::cpu_f64(), Context::cpu()];
-    all.extend(common::adapters());
+    all.extend(common::kept());
     all
 }
 
