@@ -107,10 +107,9 @@ fn run(context: &Context, spec: LayerSpec, call: &Call) -> Result<Values> {
 #[test]
 fn rounded_alike_everywhere() -> Result<()> {
     let specs: Vec<(usize, LayerSpec)> = specs().into_iter().enumerate().collect();
-    let done = common::spread(&specs, |mut specs| {
-        let each = specs.drain(..);
-        each.map(|(nth, spec)| rounded_alike(nth, spec))
-            .collect::<Result<()>>()
+    let done = common::spread(&specs, |specs| {
+        let mut each = specs.into_iter();
+        each.try_for_each(|(nth, spec)| rounded_alike(nth, spec))
     });
     done.into_iter().collect()
 }

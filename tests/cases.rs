@@ -129,20 +129,16 @@ fn some_have_everything() {
         };
         assert!(specs.iter().any(has), "{function:?}");
     }
-    let options: [(&str, fn(&Case) -> bool); 9] = [
-        ("both directions", |c| c.bidirectional),
-        ("layers", |c| c.num_layers > 1),
-        ("no bias", |c| !c.bias),
-        ("clip", |c| c.clip.is_some()),
-        ("cell clip", |c| c.cell_clip.is_some()),
-        ("coupled gates", |c| c.coupled),
-        ("lengths", |c| c.tensors.contains_key("lengths")),
-        ("resets", |c| c.tensors.contains_key("resets")),
-        ("a burn-in", |c| c.burn_in > 0),
-    ];
-    for (name, has) in options {
-        assert!(some.iter().any(has), "{name}");
-    }
+    let has = |name: &str, of: &dyn Fn(&Case) -> bool| assert!(some.iter().any(of), "{name}");
+    has("both directions", &|c| c.bidirectional);
+    has("layers", &|c| c.num_layers > 1);
+    has("no bias", &|c| !c.bias);
+    has("clip", &|c| c.clip.is_some());
+    has("cell clip", &|c| c.cell_clip.is_some());
+    has("coupled gates", &|c| c.coupled);
+    has("lengths", &|c| c.tensors.contains_key("lengths"));
+    has("resets", &|c| c.tensors.contains_key("reset"));
+    has("a burn-in", &|c| c.burn_in > 0);
 }
 
 /// All steps of a layer in one dispatch without subgroup operations, in the form that a GPU has.

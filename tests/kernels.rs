@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use wgrnn::check::{Status, kernels};
 use wgrnn::kernel::{Constant, Kernel};
@@ -21,8 +21,8 @@ fn constants(kernel: &'static Kernel, size: [usize; 3]) -> Result<BTreeSet<Const
     Ok(own.flat_map(|s| s.constants.iter().copied()).collect())
 }
 
-/// The sizes with which a kernel is compared: all, or on an adapter as few as have every value of each constant that has
-/// no more than three, since another set of them is another shader to compile. Those at the edges of tiles come first.
+/// The sizes with which a kernel is compared: all, or on an adapter three that together have as many values of its
+/// constants as any, since another set of them is another shader to compile. Those at the edges of tiles come first.
 fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> {
     if common::thorough() || !context.is_gpu() {
         return Ok(kernels::SIZES.to_vec());
@@ -31,21 +31,15 @@ fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> 
     let all = [large, small].concat().into_iter();
     let all = all.map(|size| Ok((size, constants(kernel, size)?)));
     let all = all.collect::<Result<Vec<_>>>()?;
-    let mut values: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
-    for (name, value) in all.iter().flat_map(|(_, set)| set) {
-        values.entry(name).or_default().insert(*value);
-    }
-    let mut missing: BTreeSet<Constant> = all.iter().flat_map(|(_, set)| set.clone()).collect();
-    missing.retain(|(name, _)| values[name].len() <= 3);
     let mut chosen = vec![all[0].0];
-    missing.retain(|constant| !all[0].1.contains(constant));
-    while !missing.is_empty() {
-        let new = |set: &BTreeSet<Constant>| set.intersection(&missing).count();
+    let mut met = all[0].1.clone();
+    while chosen.len() < 3 {
+        let new = |set: &BTreeSet<Constant>| set.difference(&met).count();
         // The first of several that bring as many.
         let best = all.iter().rev().max_by_key(|(_, set)| new(set));
         let (size, set) = best.expect("there are sizes");
         chosen.push(*size);
-        missing.retain(|constant| !set.contains(constant));
+        met.extend(set);
     }
     Ok(chosen)
 }

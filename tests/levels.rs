@@ -125,7 +125,7 @@ fn run(config: &Config, context: &Context) -> Result<common::results::Values> {
 /// Where a call runs: everywhere, or of some calls and without inference not on adapters.
 fn places(config: &Config) -> Vec<Context> {
     let mut places = everywhere();
-    let also = config.seed % 5 == 0 && config.call.mode == Mode::Training;
+    let also = config.seed.is_multiple_of(5) && config.call.mode == Mode::Training;
     places.retain(|context| !context.is_gpu() || also || common::thorough());
     places
 }

@@ -368,7 +368,7 @@ fn agree(seeds: Vec<u64>) -> Result<(f64, usize)> {
         let sensitivity = sensitivity(&config)?;
         let rows = MOST.steps * MOST.batch;
         // Not all of them on adapters, and each in one way, where not everything runs.
-        let everywhere = seed % 5 == 0 || common::thorough();
+        let everywhere = seed.is_multiple_of(5) || common::thorough();
         let devices = devices.iter().filter(|d| everywhere || !d.is_gpu());
         let ways = |device| common::share_on(device, in_every_way(device), seed as usize / 5, 5);
         for context in devices.flat_map(ways) {

@@ -20,7 +20,9 @@ pub(crate) fn thorough() -> bool {
 }
 
 /// All of `items` where everything is to run; else every `of`th from the `nth` on, so that the shares of all `nth`
-/// below `of` are the whole. For what takes a shader of its own on an adapter, where compiling is most of the time.
+/// below `of` are the whole. For what takes a shader of its own on an adapter, where compiling is most of the time: for
+/// llvmpipe a kernel of all steps takes 0.3 to 1.1 s of a core, a form of a step or a tile of a product 0.3 s, a plain
+/// product 0.15 s, anything else less than 0.1 s, nearly all of it at the first dispatch.
 pub(crate) fn share<T>(items: Vec<T>, nth: usize, of: usize) -> Vec<T> {
     match thorough() {
         true => items,

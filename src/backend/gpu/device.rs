@@ -257,7 +257,17 @@ impl Gpu {
         if let Some(found) = pipelines.get(&key) {
             return Ok(found.clone());
         }
+        // A browser's clock is another.
+        #[cfg(not(target_family = "wasm"))]
+        let start = std::time::Instant::now();
         let built = Arc::new(self.build(kernel, constants)?);
+        // A driver may compile as late as the first dispatch, as Mesa's llvmpipe does.
+        #[cfg(not(target_family = "wasm"))]
+        log::debug!(
+            "{} {constants:?} built in {:?}",
+            kernel.name,
+            start.elapsed()
+        );
         pipelines.insert(key, built.clone());
         Ok(built)
     }
