@@ -11,6 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use super::index;
 use crate::error::{Error, Result};
 use crate::kernel::{Args, Binding, Data, Element, Kernel, Sample, no_loops};
+use crate::kernels::simd::blocks::Packed;
 use crate::plan::sequence::Precision;
 use crate::plan::{BufferId, Builder, Cost, Dispatch, Grid, Role};
 use crate::real::Real;
@@ -314,26 +315,12 @@ impl Blocks {
         if half && !start.is_multiple_of(2) {
             return Err(Error::value(name, "place", "even", start));
         }
-        let [row_g, row_u, row_k] = self.strides;
         index(name, start + whole.len())?;
         b.push(Dispatch {
             kernel: &PACK,
             constants: &[("ROUND", u32::from(round))],
             bindings: &[source, destination],
-            params: Params {
-                len: index(name, self.len())?,
-                k: index(name, self.size)?,
-                g: index(name, self.slots)?,
-                u: index(name, self.block)?,
-                units: index(name, self.units)?,
-                empty: index(name, self.empty)?,
-                row_g: index(name, row_g)?,
-                row_u: index(name, row_u)?,
-                row_k: index(name, row_k)?,
-                all: index(name, all)?,
-                first: index(name, first)?,
-                start: index(name, start)?,
-            },
+            params: self.params([first, all], start)?,
             grid: Grid::Flat(if half { self.len() / 2 } else { self.len() }),
             cost: Cost {
                 flops: 0,
@@ -342,16 +329,70 @@ impl Blocks {
             },
         })
     }
+
+    fn params(&self, [first, all]: [usize; 2], start: usize) -> Result<Params> {
+        let name = PACK.name;
+        let [row_g, row_u, row_k] = self.strides;
+        Ok(Params {
+            len: index(name, self.len())?,
+            k: index(name, self.size)?,
+            g: index(name, self.slots)?,
+            u: index(name, self.block)?,
+            units: index(name, self.units)?,
+            empty: index(name, self.empty)?,
+            row_g: index(name, row_g)?,
+            row_u: index(name, row_u)?,
+            row_k: index(name, row_k)?,
+            all: index(name, all)?,
+            first: index(name, first)?,
+            start: index(name, start)?,
+        })
+    }
 }
 
 fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
     let p: Params = args.params()?;
     let (source, destination) = (args.read(0)?, args.write(1)?);
     let half = args.constant("HALF")? != 0 || args.constant("ROUND")? != 0;
+    let destination = &mut destination[p.start as usize..];
+    if half || !fast(&p, source, destination) {
+        plain(&p, source, destination, half);
+    }
+    Ok(())
+}
+
+/// Packs numbers in single precision as they are, where neighbours stay some: true if so.
+fn fast<R: Real>(p: &Params, source: &[R], destination: &mut [R]) -> bool {
+    let (Ok(source), Ok(destination)) = (
+        bytemuck::try_cast_slice(source),
+        bytemuck::try_cast_slice_mut(destination),
+    ) else {
+        return false;
+    };
+    let packed = Packed {
+        source,
+        strides: [p.row_g, p.row_u, p.row_k].map(|v| v as usize),
+        slots: p.g as usize,
+        empty: p.empty as usize,
+        units: p.units as usize,
+        block: p.u as usize,
+        size: p.k as usize,
+        all: p.all as usize,
+        first: p.first as usize,
+    };
+    let single = size_of::<R>() == size_of::<f32>();
+    if single && packed.has_neighbours() {
+        packed.into_blocks(destination);
+        return true;
+    }
+    false
+}
+
+/// Packs number by number.
+fn plain<R: Real>(p: &Params, source: &[R], destination: &mut [R], half: bool) {
     let [slots, size, block, units] = [p.g, p.k, p.u, p.units].map(|v| v as usize);
     let [row_g, row_u, row_k] = [p.row_g, p.row_u, p.row_k].map(|v| v as usize);
     let [all, first_term, empty] = [p.all, p.first, p.empty].map(|v| v as usize);
-    let destination = &mut destination[p.start as usize..];
     for at in 0..p.len as usize / block {
         let (g, k, b) = (at % slots, at / slots % size, at / (slots * size));
         let first = b * block;
@@ -366,5 +407,61 @@ fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {
             };
         }
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// Whole blocks and squares and some that are not, one part and several, terms before and behind, and an
+    /// empty slot, of units and of terms that are neighbours.
+    #[test]
+    fn fast_and_plain_are_the_same() {
+        let mut rng = Rng::new(3);
+        for (gates, empty, units, size, block) in [
+            (4, 4, 32, 16, 16),
+            (4, 4, 50, 41, 16),
+            (3, 3, 200, 203, 16),
+            (1, 1, 200, 600, 64),
+            (1, 1, 333, 70, 48),
+            (3, 2, 21, 19, 1),
+            (3, 0, 9, 8, 4),
+            (2, 1, 7, 1, 24),
+            (1, 1, 1, 1, 16),
+        ] {
+            for (strides, first, behind) in [
+                ([units * size, size, 1], 0, 0),
+                ([units * size, 1, units], 0, 0),
+                ([units * size, size, 1], 2, 1),
+                ([units * size, 1, units], 3, 2),
+                ([1, gates, gates * units], 1, 0),
+            ] {
+                let blocks = Blocks {
+                    gates,
+                    slots: gates + usize::from(empty < gates),
+                    empty,
+                    units,
+                    size,
+                    block,
+                    strides,
+                };
+                let all = first + size + behind;
+                let whole = Blocks {
+                    size: all,
+                    ..blocks
+                };
+                let p = blocks.params([first, all], 0).unwrap();
+                let source = rng.uniforms(gates * units * size, -1.0, 1.0);
+                let old = rng.uniforms(whole.len() + 1, -1.0, 1.0);
+                let (mut got, mut want) = (old.clone(), old);
+                let neighbours = strides[1..].contains(&1);
+                assert_eq!(fast(&p, &source, &mut got), neighbours, "{blocks:?}");
+                plain(&p, &source, &mut want, false);
+                if neighbours {
+                    assert_eq!(got, want, "{blocks:?}");
+                }
+            }
+        }
+    }
 }
