@@ -30,7 +30,8 @@ pub(crate) fn rows_at_once<S: Simd>(panels: usize) -> usize {
     (S::REGISTER_COUNT.saturating_sub(vectors + 1) / vectors).clamp(1, ROWS)
 }
 
-/// How many vectors of a row of weights: all of them if they are panels, else those of a panel.
+/// How many vectors of a row of weights: all of them if they are panels, else those of a panel. Of few rows
+/// there may be more, so that enough sums are under way for none to wait for the one before.
 fn vectors_at_once<S: Simd>(panels: usize) -> usize {
     match S::F32_LANES {
         LANES => panels,
@@ -58,6 +59,9 @@ pub(crate) struct Product<'a> {
     /// Weights that come next, which are fetched meanwhile.
     pub(crate) ahead: &'a [[f32; LANES]],
 }
+
+/// Rows at most that with vectors of half a panel have the sums of two panels in registers.
+const PAIRED: usize = 2;
 
 /// Terms of a sum between which what comes next is asked for.
 const STRETCH: usize = 8;
@@ -122,6 +126,21 @@ impl<const V: usize, const R: usize> WithSimd for Of<'_, '_, V, R> {
         }
         match S::F32_LANES {
             LANES => panels::<S, V, R, V>(simd, rows, ahead, weights, sums, 0),
+            8 if const { R == 1 } => match V {
+                1 => panels::<S, V, R, 2>(simd, rows, ahead, weights, sums, 0),
+                2 => panels::<S, V, R, 4>(simd, rows, ahead, weights, sums, 0),
+                3 => panels::<S, V, R, 6>(simd, rows, ahead, weights, sums, 0),
+                _ => panels::<S, V, R, 8>(simd, rows, ahead, weights, sums, 0),
+            },
+            8 if const { R <= PAIRED } => {
+                for v in (0..V).step_by(2) {
+                    let ahead = &ahead[share(ahead.len(), v / 2, V.div_ceil(2))];
+                    match V - v {
+                        1 => panels::<S, V, R, 2>(simd, rows, ahead, weights, sums, 2 * v),
+                        _ => panels::<S, V, R, 4>(simd, rows, ahead, weights, sums, 2 * v),
+                    }
+                }
+            }
             lanes => {
                 for v in 0..V {
                     let first = v * LANES / lanes;
