@@ -17,7 +17,10 @@ impl Gpu {
     /// # Errors
     /// [`Error::Value`] if the host gave a queue of another device.
     pub(super) fn check_pair(&self) -> Result<()> {
-        match *self.pair.get_or_init(|| self.is_pair()) {
+        let asked = self.pair.get().copied();
+        // A callback of the host's, which asking may call, may ask as well.
+        let known = asked.unwrap_or_else(|| self.is_pair());
+        match *self.pair.get_or_init(|| known) {
             true => Ok(()),
             false => Err(Error::value(
                 "Context::from_wgpu",
