@@ -37,9 +37,9 @@ const CELLS: [&Cell; 4] = [
     &cell::RNN_TANH,
 ];
 
-/// Those of them that the `nth` test takes: all, or on an adapter every other.
+/// Those of them that a test takes: all, or on an adapter the `nth`.
 fn cells(context: &Context, nth: usize) -> Vec<&'static Cell> {
-    common::share_on(context, CELLS.to_vec(), nth, 2)
+    common::share_on(context, CELLS.to_vec(), nth, CELLS.len())
 }
 
 fn spec(cell: &'static Cell, num_layers: usize) -> LayerSpec {

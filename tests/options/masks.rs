@@ -12,7 +12,7 @@ use wgrnn::{Call, Context, Layer, LayerSpec, Result, Size};
 #[test]
 fn lengths_change_from_run_to_run() -> Result<()> {
     for context in everywhere() {
-        for cell in cells(&context, 0) {
+        for cell in cells(&context, 3) {
             let layer = Layer::new(&context, spec(cell, 1), 3)?;
             let call = Call::training(SIZE).lengths();
             let kept = layer.sequence(&call)?;
@@ -141,7 +141,7 @@ fn nothing_but_states(context: &Context, got: &Values, given: &Values) {
 #[test]
 fn resets_at_every_step_are_single_steps() -> Result<()> {
     for context in everywhere() {
-        for cell in cells(&context, 0) {
+        for cell in cells(&context, 2) {
             let what = cell.name;
             let layer = Layer::new(&context, spec(cell, 2), 3)?;
             let whole = layer.sequence(&Call::training(SIZE).resets())?;

@@ -17,7 +17,7 @@ fn transposed(values: &[f64], rows: usize, columns: usize) -> Vec<f64> {
 fn orders_of_input_and_output_are_transpositions() -> Result<()> {
     const ORDERS: [Order; 2] = [Order::TimeFirst, Order::BatchFirst];
     for context in everywhere() {
-        for cell in cells(&context, 1) {
+        for cell in cells(&context, 2) {
             let spec = LayerSpec {
                 bidirectional: true,
                 ..spec(cell, 2)
