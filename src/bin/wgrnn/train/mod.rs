@@ -22,8 +22,10 @@ use wgrnn::{Context, Error, Result, Size};
 use crate::files::Named;
 use crate::sample;
 use interrupt::Interrupt;
+use saver::Saver;
 
 mod interrupt;
+mod saver;
 
 /// The longest text that is learnt from.
 const MOST_TEXT: u64 = 1 << 30;
@@ -463,37 +465,6 @@ fn load(args: &Args, path: &Path, context: &Context) -> Result<(LanguageModel, D
         });
     }
     Ok((model, description))
-}
-
-/// Where the model goes in the course of a training.
-struct Saver<'a> {
-    path: Option<&'a Path>,
-    every: Option<usize>,
-    model: &'a LanguageModel,
-    trainer: &'a Trainer,
-    description: Description,
-    /// The iteration of the latest save.
-    saved: Option<usize>,
-}
-
-impl Saver<'_> {
-    /// Saves the model as it is after so many iterations, if there is a file for it.
-    fn save(&mut self, iteration: usize) -> Result<()> {
-        if let Some(path) = self.path {
-            self.description.iteration = iteration;
-            checkpoint::save(path, self.model, self.trainer, &self.description)?;
-            self.saved = Some(iteration);
-        }
-        Ok(())
-    }
-
-    /// Saves where `--save-every` asks for it.
-    fn after(&mut self, iteration: usize) -> Result<()> {
-        match self.every {
-            Some(every) if iteration.is_multiple_of(every) => self.save(iteration),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// What a training left behind.
