@@ -1,7 +1,6 @@
 //! CPU memory of a tensor, in the type that its context computes with.
 
 use std::ops::Range;
-use std::sync::RwLock;
 
 use bytemuck::Zeroable;
 
@@ -15,13 +14,16 @@ const LINE: usize = 64;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(crate) enum Host {
-    F32(RwLock<Vec<f32>>),
-    F64(RwLock<Vec<f64>>),
-    Uint(RwLock<Vec<u32>>),
+pub(crate) enum Cells {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    Uint(Vec<u32>),
+    /// In a buffer of a GPU.
+    #[cfg(feature = "gpu")]
+    Elsewhere,
 }
 
-impl Host {
+impl Cells {
     /// Zeros, and where `len` of them begin on a cache line.
     ///
     /// # Errors
@@ -30,21 +32,21 @@ impl Host {
         Ok(match (element, dtype) {
             (Element::Uint, _) => {
                 let (cells, start) = aligned(len)?;
-                (Self::Uint(RwLock::new(cells)), start)
+                (Self::Uint(cells), start)
             }
             (Element::Float | Element::Half, Dtype::F32) => {
                 let (cells, start) = aligned(len)?;
-                (Self::F32(RwLock::new(cells)), start)
+                (Self::F32(cells), start)
             }
             (Element::Float | Element::Half, Dtype::F64) => {
                 let (cells, start) = aligned(len)?;
-                (Self::F64(RwLock::new(cells)), start)
+                (Self::F64(cells), start)
             }
         })
     }
 
     pub(crate) fn write<T: Copy>(
-        &self,
+        &mut self,
         range: Range<usize>,
         values: &[T],
         to_f32: impl Fn(T) -> f32,
@@ -52,18 +54,16 @@ impl Host {
     ) -> Result<()> {
         match self {
             Self::F32(cells) => {
-                let mut cells = locked(cells.write())?;
                 for (c, &v) in cells[range].iter_mut().zip(values) {
                     *c = to_f32(v);
                 }
             }
             Self::F64(cells) => {
-                let mut cells = locked(cells.write())?;
                 for (c, &v) in cells[range].iter_mut().zip(values) {
                     *c = to_f64(v);
                 }
             }
-            Self::Uint(_) => return Err(wrong_memory()),
+            _ => return Err(wrong_memory()),
         }
         Ok(())
     }
@@ -75,15 +75,25 @@ impl Host {
         from_f64: impl Fn(f64) -> T,
     ) -> Result<Vec<T>> {
         match self {
-            Self::F32(cells) => {
-                let cells = locked(cells.read())?;
-                Ok(cells[range].iter().map(|&v| from_f32(v)).collect())
-            }
-            Self::F64(cells) => {
-                let cells = locked(cells.read())?;
-                Ok(cells[range].iter().map(|&v| from_f64(v)).collect())
-            }
-            Self::Uint(_) => Err(wrong_memory()),
+            Self::F32(cells) => Ok(cells[range].iter().map(|&v| from_f32(v)).collect()),
+            Self::F64(cells) => Ok(cells[range].iter().map(|&v| from_f64(v)).collect()),
+            _ => Err(wrong_memory()),
+        }
+    }
+
+    /// Integers.
+    pub(crate) fn uints(&self) -> Result<&[u32]> {
+        match self {
+            Self::Uint(cells) => Ok(cells),
+            _ => Err(wrong_memory()),
+        }
+    }
+
+    /// Integers to change.
+    pub(crate) fn uints_mut(&mut self) -> Result<&mut [u32]> {
+        match self {
+            Self::Uint(cells) => Ok(cells),
+            _ => Err(wrong_memory()),
         }
     }
 }
@@ -108,14 +118,12 @@ pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>> {
     })
 }
 
+/// What a tensor of the one kind of elements is asked for as one of the other.
 pub(crate) fn wrong_memory() -> Error {
-    Error::value("Tensor", "memory", "floats", "integers")
-}
-
-/// A lock is poisoned only if a twin panicked, which is reported as a failed device.
-pub(crate) fn locked<G>(guard: std::sync::LockResult<G>) -> Result<G> {
-    guard.map_err(|e| Error::Device {
-        op: "Tensor".to_owned(),
-        reason: e.to_string(),
-    })
+    Error::value(
+        "Tensor",
+        "memory",
+        "floats or integers, as it is used",
+        "the other",
+    )
 }

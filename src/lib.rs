@@ -105,6 +105,7 @@ pub mod kernel;
 pub mod kernels;
 pub mod layer;
 mod machine;
+mod memory;
 pub mod plan;
 pub mod program;
 pub mod real;

@@ -1,7 +1,11 @@
 //! A plan bound to memory: what can be recorded or run.
 
+mod packing;
+mod passes;
+
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::cpu;
@@ -9,24 +13,63 @@ use crate::backend::cpu;
 use crate::backend::gpu::{self, MAX_PASSES, Recording, Timestamps};
 use crate::context::{Context, Device, Dtype};
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Element, Kernel};
+use crate::kernel::{Access, Binding, Element, Kernel};
 use crate::machine::free_memory;
+use crate::memory::{Held, Uses};
 #[cfg(feature = "gpu")]
 use crate::plan::Portion;
-use crate::plan::{Buffer, BufferId, DeviceKind, Layout, Plan, Role};
+use crate::plan::{Buffer, BufferId, DeviceKind, Follows, Layout, Plan, Role, Step};
 use crate::tensor::Tensor;
+
+pub(crate) use packing::{PREPARE, Packing};
+use passes::Seen;
 
 /// A [`Plan`] over the memory of a [`Context`].
 ///
 /// All memory, pipelines and bind groups exist once it is built. Recording it into an encoder
 /// allocates nothing, submits nothing and waits for nothing.
+///
+/// Threads may share it. A run waits for those calls that use the same memory where one of both writes it, and
+/// others see all of a section that ran, or nothing; what was recorded runs where the host submits it.
 #[derive(Debug)]
 pub struct Program {
     context: Context,
     plan: Plan,
     tensors: Vec<Tensor>,
+    /// In the order of the plan's.
+    sections: Vec<Taken>,
+    /// One for each of what the plan says of sections that follow others.
+    seen: Vec<Seen>,
+    packing: Option<Arc<Packing>>,
     #[cfg(feature = "gpu")]
     recording: Option<Recording>,
+}
+
+/// What a section takes.
+#[derive(Debug)]
+struct Taken {
+    uses: Uses,
+    packed: Packed,
+}
+
+/// What a section does with packed weights that belong to a [`Packing`].
+#[derive(Debug)]
+enum Packed {
+    /// Nothing, or what a section before it has seen to.
+    Unused,
+    /// It reads them as it finds them.
+    Read,
+    /// It packs them first.
+    Written(Rest),
+}
+
+/// What comes in a section after the packing.
+#[derive(Debug)]
+struct Rest {
+    steps: Range<usize>,
+    uses: Uses,
+    /// What its first step alone uses: a counter that other calls need too.
+    first: Uses,
 }
 
 /// Dispatches of the first of several submissions: on an NVIDIA H200 a call of 524 dispatches ended 0.9 ms of 3.4
@@ -72,13 +115,73 @@ impl Program {
             Device::Cpu(_) => None,
             Device::Gpu(gpu) => Some(Recording::new(gpu, &plan, &tensors)?),
         };
+        let taken = |steps: &Range<usize>| Taken {
+            uses: uses(&plan.steps[steps.clone()], &tensors),
+            packed: Packed::Unused,
+        };
         Ok(Self {
             context: context.clone(),
+            sections: plan.sections.iter().map(|s| taken(&s.steps)).collect(),
+            seen: plan.follows.iter().map(Seen::new).collect(),
+            packing: None,
             plan,
             tensors,
             #[cfg(feature = "gpu")]
             recording,
         })
+    }
+
+    /// Has packed weights that sections read packed again before, if the weights have changed.
+    pub(crate) fn with_packing(mut self, packing: Arc<Packing>) -> Self {
+        for (at, section) in self.plan.sections.iter().enumerate() {
+            if self.plan.follows.iter().all(|f| f.section != section.name) {
+                self.sections[at].packed = self.packed(section.steps.clone(), packing.packed());
+            }
+        }
+        self.packing = Some(packing);
+        self
+    }
+
+    /// What some steps do with what is packed.
+    fn packed(&self, steps: Range<usize>, packed: &Uses) -> Packed {
+        let order = |id: &BufferId| self.tensors[id.0].memory().order();
+        let is_packed = |id: &BufferId| packed.has(self.tensors[id.0].memory());
+        let (mut written, mut rest) = (HashSet::new(), steps.clone());
+        for at in steps {
+            let step = &self.plan.steps[at];
+            let bound = || step.bindings.iter().zip(step.kernel.bindings);
+            let reads = |b: &Binding| b.access == Access::Read;
+            if bound().any(|(id, b)| reads(b) && is_packed(id) && !written.contains(&order(id))) {
+                return Packed::Read;
+            }
+            let mut to = bound().filter(|(_, b)| !reads(b)).map(|(id, _)| id);
+            if rest.start == at && to.clone().all(is_packed) {
+                rest.start += 1;
+            }
+            written.extend(to.by_ref().filter(|id| is_packed(id)).map(order));
+        }
+        if packed.is_empty() || written.len() < packed.len() {
+            return Packed::Unused;
+        }
+        let of = |steps: Range<usize>| uses(&self.plan.steps[steps], &self.tensors);
+        let after = (rest.start + 1).min(rest.end);
+        Packed::Written(Rest {
+            uses: of(rest.clone()),
+            first: of(rest.start..after).without(&of(after..rest.end)),
+            steps: rest,
+        })
+    }
+
+    /// The number of a section.
+    pub(crate) fn place(&self, section: &str) -> Result<usize> {
+        self.plan.section(section)?;
+        let mut sections = self.plan.sections.iter();
+        Ok(sections.position(|s| s.name == section).unwrap_or_default())
+    }
+
+    /// What a section takes.
+    pub(crate) fn uses(&self, at: usize) -> &Uses {
+        &self.sections[at].uses
     }
 
     /// Where it runs.
@@ -128,7 +231,13 @@ impl Program {
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder, section: &'static str) -> Result<()> {
         let steps = self.plan.section(section)?;
         let recording = self.recording("Program::record")?;
+        let at = self.place(section)?;
+        self.check(at)?;
+        self.record_refresh(encoder, at)?;
+        self.begin(at);
         recording.record(encoder, section, steps, None);
+        self.uses(at).touch();
+        self.end(at);
         Ok(())
     }
 
@@ -144,6 +253,15 @@ impl Program {
                 op,
                 needs: "recording: the program is on the CPU, where run() is the call".to_owned(),
             }),
+        }
+    }
+
+    /// Records the packing that a section needs.
+    #[cfg(feature = "gpu")]
+    fn record_refresh(&self, encoder: &mut wgpu::CommandEncoder, at: usize) -> Result<()> {
+        match (&self.packing, &self.sections[at].packed) {
+            (Some(packing), Packed::Read) => packing.record_refresh(encoder),
+            _ => Ok(()),
         }
     }
 
@@ -181,7 +299,23 @@ impl Program {
             return Err(Error::value(OP, "steps", expected, format!("{steps:?}")));
         }
         let recording = self.recording(OP)?;
-        recording.record(encoder, &self.plan.name, steps, None);
+        let sections = self.plan.sections.iter().enumerate();
+        let of = |at: usize| &self.plan.sections[at].steps;
+        let begun = |at: &usize| !of(*at).is_empty() && steps.contains(&of(*at).start);
+        let ended = |at: &usize| !of(*at).is_empty() && steps.contains(&(of(*at).end - 1));
+        let all: Vec<usize> = sections.map(|(at, _)| at).collect();
+        for &at in all.iter().filter(|at| begun(at)) {
+            self.check(at)?;
+            self.record_refresh(encoder, at)?;
+            self.begin(at);
+        }
+        recording.record(encoder, &self.plan.name, steps.clone(), None);
+        for &at in all.iter().filter(|at| begun(at) || ended(at)) {
+            self.uses(at).touch();
+        }
+        all.iter()
+            .filter(|at| ended(at))
+            .for_each(|at| self.end(*at));
         Ok(())
     }
 
@@ -189,9 +323,95 @@ impl Program {
     /// submissions where one would take long.
     ///
     /// # Errors
-    /// If there is no such section, or a kernel's twin refuses its arguments.
+    /// If there is no such section, or it is a backward pass without a forward pass before it or after which
+    /// weights or x were written: then nothing has changed. If a kernel's twin refuses its arguments, or the device
+    /// fails.
     pub fn run(&self, section: &str) -> Result<()> {
-        self.run_steps(self.plan.section(section)?)
+        self.run_at(self.place(section)?)
+    }
+
+    fn run_at(&self, at: usize) -> Result<()> {
+        self.holding(at, self.uses(at), |held| self.run_held(at, held))
+    }
+
+    /// [`Self::run`] that leaves out the packing of weights with which the section begins if they are packed
+    /// already. On a GPU it is part of the section in any case, since a host may have written the buffers.
+    pub(crate) fn run_fresh(&self, section: &str) -> Result<()> {
+        let at = self.place(section)?;
+        match (
+            self.context.device(),
+            &self.packing,
+            &self.sections[at].packed,
+        ) {
+            (Device::Cpu(_), Some(packing), Packed::Written(rest)) => {
+                packing.fresh(&rest.uses, |held| self.run_rest(at, rest, held))
+            }
+            _ => self.run_at(at),
+        }
+    }
+
+    /// Takes what a section uses and more, with weights packed as they are now, and does a call's work.
+    pub(crate) fn holding<T>(
+        &self,
+        at: usize,
+        uses: &Uses,
+        work: impl FnOnce(&Held<'_>) -> Result<T>,
+    ) -> Result<T> {
+        match (&self.packing, &self.sections[at].packed) {
+            (Some(packing), Packed::Read) => packing.fresh(uses, work),
+            _ => work(&uses.take()?),
+        }
+    }
+
+    /// Runs a section in a call that has taken what it uses.
+    pub(crate) fn run_held(&self, at: usize, held: &Held<'_>) -> Result<()> {
+        self.check(at)?;
+        self.begin(at);
+        self.execute(self.plan.sections[at].steps.clone(), held)?;
+        self.end(at);
+        if let (Some(packing), Packed::Written(_)) = (&self.packing, &self.sections[at].packed) {
+            packing.mark();
+        }
+        Ok(())
+    }
+
+    fn run_rest(&self, at: usize, rest: &Rest, held: &Held<'_>) -> Result<()> {
+        let Range { start, end } = rest.steps;
+        let after = (start + 1).min(end);
+        self.check(at)?;
+        self.begin(at);
+        self.execute(start..after, held)?;
+        held.give_back(&rest.first);
+        self.execute(after..end, held)?;
+        self.end(at);
+        Ok(())
+    }
+
+    /// Refuses a section that follows another which has not run as it needs it.
+    fn check(&self, at: usize) -> Result<()> {
+        let name = self.plan.sections[at].name;
+        let all = self.plan.follows.iter().zip(&self.seen);
+        let mut own = all.filter(|(follows, _)| follows.section == name);
+        own.try_for_each(|(follows, seen)| seen.check(follows, &self.plan, &self.tensors))
+    }
+
+    /// Those that follow a section.
+    fn followed(&self, at: usize) -> impl Iterator<Item = (&Follows, &Seen)> {
+        let name = self.plan.sections[at].name;
+        let all = self.plan.follows.iter().zip(&self.seen);
+        all.filter(move |(follows, _)| follows.after == name)
+    }
+
+    /// Notes that a section begins.
+    fn begin(&self, at: usize) {
+        for (follows, seen) in self.followed(at) {
+            seen.begin(follows, &self.tensors);
+        }
+    }
+
+    /// Notes that it has run, or was recorded.
+    fn end(&self, at: usize) {
+        self.followed(at).for_each(|(_, seen)| seen.end());
     }
 
     /// Runs sections one after another and waits for them. The result is the time that they took on the
@@ -212,8 +432,8 @@ impl Program {
     /// If there is no such section; [`Error::Unsupported`] on a GPU that was opened without the feature
     /// `TIMESTAMP_QUERY`, and in a browser; [`Error::Device`] if the device fails.
     pub fn run_timed(&self, sections: &[&str]) -> Result<Duration> {
-        let all = sections.iter().map(|name| self.plan.section(name));
-        let all: Vec<_> = all.collect::<Result<_>>()?;
+        let all = sections.iter().map(|name| self.place(name));
+        let all: Vec<usize> = all.collect::<Result<_>>()?;
         can_time("Program::run_timed")?;
         #[cfg(feature = "gpu")]
         if let (Device::Gpu(gpu), Some(recording)) = (self.context.device(), &self.recording) {
@@ -221,17 +441,26 @@ impl Program {
                 return Ok(Duration::ZERO);
             }
             let timestamps = Timestamps::new(gpu, all.len())?;
+            self.refresh(&all)?;
+            let uses = all.iter().map(|at| self.uses(*at));
+            let uses = uses.fold(Uses::default(), |all, uses| all.and(uses));
+            let _held = uses.take()?;
+            for &at in &all {
+                self.check(at)?;
+                self.begin(at);
+                self.end(at);
+            }
             let passes = timestamps.time(gpu, |encoder| {
-                for (pass, (steps, label)) in all.into_iter().zip(sections).enumerate() {
+                for (pass, at) in all.into_iter().enumerate() {
+                    let section = &self.plan.sections[at];
                     let writes = Some(timestamps.writes(pass));
-                    recording.record(encoder, label, steps, writes);
+                    recording.record(encoder, section.name, section.steps.clone(), writes);
                 }
             })?;
             return Ok(gpu::total(&passes, gpu.queue.get_timestamp_period()));
         }
         let start = Instant::now();
-        all.into_iter()
-            .try_for_each(|steps| self.run_steps(steps))?;
+        all.into_iter().try_for_each(|at| self.run_at(at))?;
         Ok(start.elapsed())
     }
 
@@ -244,6 +473,17 @@ impl Program {
     pub fn profile(&self, section: &str) -> Result<Vec<Duration>> {
         let steps = self.plan.section(section)?;
         can_time("Program::profile")?;
+        let at = self.place(section)?;
+        self.refresh(&[at])?;
+        let held = self.uses(at).take()?;
+        self.check(at)?;
+        self.begin(at);
+        let times = self.profile_held(steps, &held)?;
+        self.end(at);
+        Ok(times)
+    }
+
+    fn profile_held(&self, steps: Range<usize>, held: &Held<'_>) -> Result<Vec<Duration>> {
         let mut times = Vec::with_capacity(steps.len());
         #[cfg(feature = "gpu")]
         if let (Device::Gpu(gpu), Some(recording)) = (self.context.device(), &self.recording) {
@@ -263,15 +503,31 @@ impl Program {
         }
         for step in steps {
             let start = Instant::now();
-            self.run_steps(step..step + 1)?;
+            self.execute(step..step + 1, held)?;
             times.push(start.elapsed());
         }
         Ok(times)
     }
 
+    /// Has weights packed that any of these sections reads packed.
+    fn refresh(&self, sections: &[usize]) -> Result<()> {
+        let mut all = sections.iter().map(|at| &self.sections[*at].packed);
+        match &self.packing {
+            Some(packing) if all.any(|packed| matches!(packed, Packed::Read)) => packing.refresh(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs some steps, whichever came before them.
     pub(crate) fn run_steps(&self, steps: Range<usize>) -> Result<()> {
+        let uses = uses(&self.plan.steps[steps.clone()], &self.tensors);
+        self.execute(steps, &uses.take()?)
+    }
+
+    /// Runs or submits some steps of which the memory was taken.
+    fn execute(&self, steps: Range<usize>, held: &Held<'_>) -> Result<()> {
         match self.context.device() {
-            Device::Cpu(dtype) => cpu::run(&self.plan, steps, &self.tensors, *dtype),
+            Device::Cpu(dtype) => cpu::run(&self.plan, steps, &self.tensors, held, *dtype),
             #[cfg(feature = "gpu")]
             Device::Gpu(gpu) => {
                 if let Some(recording) = &self.recording {
@@ -291,6 +547,19 @@ impl Program {
             }
         }
     }
+}
+
+/// What some steps take.
+fn uses(steps: &[Step], tensors: &[Tensor]) -> Uses {
+    let mut all: Vec<Option<bool>> = vec![None; tensors.len()];
+    for step in steps {
+        for (id, binding) in step.bindings.iter().zip(step.kernel.bindings) {
+            let writes = binding.access != Access::Read;
+            all[id.0] = Some(all[id.0].unwrap_or(false) || writes);
+        }
+    }
+    let used = tensors.iter().zip(all);
+    Uses::new(used.filter_map(|(tensor, writes)| Some((tensor.memory(), writes?))))
 }
 
 /// A browser's main thread may not wait, and the standard library has no clock there.

@@ -3,6 +3,7 @@
 //! Clones and slices share the memory. Writing goes through the device's queue and is ordered with its submissions;
 //! reading waits for them. What is written to a GPU is copied to it by the next submission, of whomever, or when 16
 //! MiB wait.
+//! Any thread may read and write at any time: it waits for calls that use the memory, and they for it.
 
 #[cfg(feature = "gpu")]
 use std::future::Future;
@@ -15,10 +16,11 @@ use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 
 use crate::context::{Context, Device};
 use crate::error::{Error, Result};
+use crate::host::Cells;
 #[cfg(feature = "gpu")]
 use crate::host::wrong_memory;
-use crate::host::{Host, locked};
 use crate::kernel::Element;
+use crate::memory::{Held, Memory, Uses};
 use crate::real::Real;
 
 /// What a failed copy to the host is reported under.
@@ -32,6 +34,7 @@ pub struct Tensor {
     shape: Vec<usize>,
     element: Element,
     offset: usize,
+    memory: Arc<Memory>,
     storage: Storage,
     /// Which integers may be written, if they are token ids.
     ids: Option<Ids>,
@@ -64,7 +67,8 @@ impl Ids {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Storage {
-    Host(Arc<Host>),
+    /// In its [`Memory`] itself.
+    Host,
     #[cfg(feature = "gpu")]
     Gpu(wgpu::Buffer),
 }
@@ -77,19 +81,23 @@ impl Tensor {
     /// no memory left.
     pub fn zeros(context: &Context, shape: &[usize], element: Element) -> Result<Self> {
         let len = length(shape)?;
-        let (storage, offset) = match context.device() {
+        let (cells, storage, offset) = match context.device() {
             Device::Cpu(dtype) => {
-                let (host, start) = Host::zeros(*dtype, element, len)?;
-                (Storage::Host(Arc::new(host)), start)
+                let (cells, start) = Cells::zeros(*dtype, element, len)?;
+                (cells, Storage::Host, start)
             }
             #[cfg(feature = "gpu")]
-            Device::Gpu(gpu) => (Storage::Gpu(gpu.buffer(element.bytes(len))?), 0),
+            Device::Gpu(gpu) => {
+                let buffer = gpu.buffer(element.bytes(len))?;
+                (Cells::Elsewhere, Storage::Gpu(buffer), 0)
+            }
         };
         Ok(Self {
             context: context.clone(),
             shape: shape.to_vec(),
             element,
             offset,
+            memory: Memory::new(cells),
             storage,
             ids: None,
         })
@@ -159,6 +167,7 @@ impl Tensor {
             element,
             // A whole number of words, and in each as many elements.
             offset: offset as usize / 4 * (8 / element.bytes(2)),
+            memory: Memory::new(Cells::Elsewhere),
             storage: Storage::Gpu(buffer),
             ids: None,
         })
@@ -192,8 +201,13 @@ impl Tensor {
         self.len() == 0
     }
 
+    #[cfg(feature = "gpu")]
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     pub(crate) fn range(&self) -> Range<usize> {
@@ -205,7 +219,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     pub fn buffer(&self) -> Option<(&wgpu::Buffer, u64)> {
         match &self.storage {
-            Storage::Host(_) => None,
+            Storage::Host => None,
             Storage::Gpu(buffer) => Some((buffer, self.start())),
         }
     }
@@ -219,11 +233,10 @@ impl Tensor {
     /// True if both are parts of the same buffer, overlapping or not.
     pub fn shares_memory(&self, other: &Self) -> bool {
         match (&self.storage, &other.storage) {
-            (Storage::Host(a), Storage::Host(b)) => Arc::ptr_eq(a, b),
+            // A host may have made several tensors over one buffer.
             #[cfg(feature = "gpu")]
             (Storage::Gpu(a), Storage::Gpu(b)) => a == b,
-            #[cfg(feature = "gpu")]
-            _ => false,
+            _ => Arc::ptr_eq(&self.memory, &other.memory),
         }
     }
 
@@ -315,13 +328,19 @@ impl Tensor {
     /// a write.
     pub fn write(&self, values: &[f32]) -> Result<()> {
         self.check_floats("Tensor::write", values.len())?;
+        self.check_writable()?;
+        self.put(&mut *self.memory.write()?, values)
+    }
+
+    /// Replaces the contents in memory that is taken already.
+    fn put(&self, cells: &mut Cells, values: &[f32]) -> Result<()> {
         let half = self.element == Element::Half;
         match &self.storage {
-            Storage::Host(host) if half => {
+            Storage::Host if half => {
                 let wide = |v: f32| v.to_half();
-                host.write(self.range(), values, wide, |v| f64::from(wide(v)))
+                cells.write(self.range(), values, wide, |v| f64::from(wide(v)))
             }
-            Storage::Host(host) => host.write(self.range(), values, |v| v, f64::from),
+            Storage::Host => cells.write(self.range(), values, |v| v, f64::from),
             #[cfg(feature = "gpu")]
             Storage::Gpu(buffer) if half => {
                 self.upload(buffer, bytemuck::cast_slice(&to_words(values)))
@@ -331,17 +350,32 @@ impl Tensor {
         }
     }
 
+    /// [`Self::write`] as a part of a call that has taken the memory.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn write_held(&self, held: &Held<'_>, values: &[f32]) -> Result<()> {
+        self.check_floats("Tensor::write", values.len())?;
+        self.check_writable()?;
+        self.put(&mut *held.write(&self.memory)?, values)
+    }
+
     /// Replaces the contents. On everything but the oracle the values are rounded to `f32`.
     ///
     /// # Errors
     /// As [`Self::write`].
     pub fn write_f64(&self, values: &[f64]) -> Result<()> {
         self.check_floats("Tensor::write_f64", values.len())?;
+        let (half, range) = (self.element == Element::Half, self.range());
         match &self.storage {
-            Storage::Host(host) if self.element == Element::Half => {
-                host.write(self.range(), values, |v| v.to_half() as f32, Real::to_half)
+            Storage::Host if half => {
+                let mut cells = self.memory.write()?;
+                cells.write(range, values, |v| v.to_half() as f32, Real::to_half)
             }
-            Storage::Host(host) => host.write(self.range(), values, |v| v as f32, |v| v),
+            Storage::Host => {
+                let mut cells = self.memory.write()?;
+                cells.write(range, values, |v| v as f32, |v| v)
+            }
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => {
                 let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
@@ -360,17 +394,32 @@ impl Tensor {
         if let Some(ids) = self.ids {
             ids.check("Tensor::write_uint", values)?;
         }
+        self.check_writable()?;
+        self.put_uint(&mut *self.memory.write()?, values)
+    }
+
+    fn put_uint(&self, cells: &mut Cells, values: &[u32]) -> Result<()> {
         match &self.storage {
-            Storage::Host(host) => match &**host {
-                Host::Uint(cells) => {
-                    locked(cells.write())?[self.range()].copy_from_slice(values);
-                    Ok(())
-                }
-                Host::F32(_) | Host::F64(_) => Err(self.kind("Tensor::write_uint")),
-            },
+            Storage::Host => {
+                cells.uints_mut()?[self.range()].copy_from_slice(values);
+                Ok(())
+            }
             #[cfg(feature = "gpu")]
             Storage::Gpu(buffer) => self.upload(buffer, bytemuck::cast_slice(values)),
         }
+    }
+
+    /// [`Self::write_uint`] as a part of a call that has taken the memory.
+    ///
+    /// # Errors
+    /// As [`Self::write_uint`].
+    pub(crate) fn write_uint_held(&self, held: &Held<'_>, values: &[u32]) -> Result<()> {
+        self.check("Tensor::write_uint", values.len(), Element::Uint)?;
+        if let Some(ids) = self.ids {
+            ids.check("Tensor::write_uint", values)?;
+        }
+        self.check_writable()?;
+        self.put_uint(&mut *held.write(&self.memory)?, values)
     }
 
     /// The contents, waiting for the device. On the CPU oracle they are rounded to `f32`.
@@ -380,7 +429,7 @@ impl Tensor {
     pub fn read(&self) -> Result<Vec<f32>> {
         self.check_floats("Tensor::read", self.len())?;
         match &self.storage {
-            Storage::Host(host) => host.read(self.range(), |v| v, |v| v as f32),
+            Storage::Host => self.memory.read()?.read(self.range(), |v| v, |v| v as f32),
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => Ok(floats(self.element, self.len(), self.download_now()?)),
         }
@@ -392,9 +441,9 @@ impl Tensor {
     /// As [`Self::read`].
     pub fn read_f64(&self) -> Result<Vec<f64>> {
         match &self.storage {
-            Storage::Host(host) => {
+            Storage::Host => {
                 self.check_floats("Tensor::read_f64", self.len())?;
-                host.read(self.range(), f64::from, |v| v)
+                self.memory.read()?.read(self.range(), f64::from, |v| v)
             }
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => Ok(self.read()?.into_iter().map(f64::from).collect()),
@@ -408,10 +457,7 @@ impl Tensor {
     pub fn read_uint(&self) -> Result<Vec<u32>> {
         self.check("Tensor::read_uint", self.len(), Element::Uint)?;
         match &self.storage {
-            Storage::Host(host) => match &**host {
-                Host::Uint(cells) => Ok(locked(cells.read())?[self.range()].to_vec()),
-                Host::F32(_) | Host::F64(_) => Err(self.kind("Tensor::read_uint")),
-            },
+            Storage::Host => Ok(self.memory.read()?.uints()?[self.range()].to_vec()),
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => self.download_now(),
         }
@@ -434,7 +480,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     pub fn read_async(&self) -> impl Future<Output = Result<Vec<f32>>> + use<> {
         let now = match &self.storage {
-            Storage::Host(host) => Some(host.read(self.range(), |v| v, |v| v as f32)),
+            Storage::Host => Some(self.read()),
             Storage::Gpu(_) => None,
         };
         let later = self.download();
@@ -450,8 +496,16 @@ impl Tensor {
         }
     }
 
+    /// Submits a copy of the contents, before or after whatever others send for the buffer.
     #[cfg(feature = "gpu")]
     fn download(&self) -> Result<Option<impl Future<Output = Result<Vec<u32>>> + use<>>> {
+        let _taken = self.memory.read()?;
+        self.copy_out()
+    }
+
+    /// [`Self::download`] where the memory is taken already.
+    #[cfg(feature = "gpu")]
+    fn copy_out(&self) -> Result<Option<impl Future<Output = Result<Vec<u32>>> + use<>>> {
         let (Device::Gpu(gpu), Storage::Gpu(buffer)) = (self.context.device(), &self.storage)
         else {
             return Ok(None);
@@ -476,15 +530,23 @@ impl Tensor {
 
     #[cfg(feature = "gpu")]
     fn upload(&self, buffer: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
-        const OP: &str = "Tensor::write";
-        if !buffer.usage().contains(wgpu::BufferUsages::COPY_DST) {
+        match self.context.device() {
+            Device::Cpu(_) => Err(wrong_memory()),
+            Device::Gpu(gpu) => gpu.write("Tensor::write", buffer, self.start(), bytes),
+        }
+    }
+
+    /// Refuses a buffer that the host made without the usage.
+    fn check_writable(&self) -> Result<()> {
+        #[cfg(feature = "gpu")]
+        if let Storage::Gpu(buffer) = &self.storage
+            && !buffer.usage().contains(wgpu::BufferUsages::COPY_DST)
+        {
+            const OP: &str = "Tensor::write";
             let usage = format!("{:?}", buffer.usage());
             return Err(Error::value(OP, "buffer", "usable as COPY_DST", usage));
         }
-        match self.context.device() {
-            Device::Cpu(_) => Err(wrong_memory()),
-            Device::Gpu(gpu) => gpu.write(OP, buffer, self.start(), bytes),
-        }
+        Ok(())
     }
 
     fn check_floats(&self, op: &'static str, len: usize) -> Result<()> {
@@ -512,6 +574,64 @@ impl Tensor {
             format!("{:?}", self.element),
         )
     }
+}
+
+/// Writes tensors as one call: others see all of them written, or none. If one cannot be written, none is.
+///
+/// # Errors
+/// As [`Tensor::write`].
+pub(crate) fn write_together(all: &[(&Tensor, &[f32])]) -> Result<()> {
+    for (tensor, values) in all {
+        tensor.check_floats("Tensor::write", values.len())?;
+        tensor.check_writable()?;
+    }
+    let uses = Uses::new(all.iter().map(|(tensor, _)| (&tensor.memory, true)));
+    let held = uses.take()?;
+    let mut each = all.iter();
+    each.try_for_each(|(tensor, values)| tensor.write_held(&held, values))
+}
+
+/// Zeroes tensors of floats as one call.
+///
+/// # Errors
+/// As [`Tensor::write`].
+pub(crate) fn zero_together(all: &[&Tensor]) -> Result<()> {
+    let zeros = vec![0.0; all.iter().map(|t| t.len()).max().unwrap_or(0)];
+    let each: Vec<_> = all.iter().map(|&t| (t, &zeros[..t.len()])).collect();
+    write_together(&each)
+}
+
+/// Reads tensors of floats as one call, waiting for the device: no other call comes between them.
+///
+/// # Errors
+/// As [`Tensor::read`].
+pub(crate) fn read_together(all: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
+    for tensor in all {
+        tensor.check_floats("Tensor::read", tensor.len())?;
+    }
+    let uses = Uses::new(all.iter().map(|tensor| (&tensor.memory, false)));
+    let held = uses.take()?;
+    #[cfg(feature = "gpu")]
+    if let Some(context) = all.iter().map(|t| &t.context).find(|c| c.is_gpu()) {
+        Context::can_block("reading a GPU tensor", "Tensor::read_async")?;
+        let copies: Vec<_> = all.iter().map(|t| t.copy_out()).collect::<Result<_>>()?;
+        drop(held);
+        if let Device::Gpu(gpu) = context.device() {
+            gpu.wait(READ)?;
+        }
+        let copies = all.iter().zip(copies);
+        return copies
+            .map(|(tensor, copy)| {
+                let words = pollster::block_on(copy.ok_or_else(wrong_memory)?)?;
+                Ok(floats(tensor.element, tensor.len(), words))
+            })
+            .collect();
+    }
+    let read = |tensor: &&Tensor| {
+        let cells = held.read(&tensor.memory)?;
+        cells.read(tensor.range(), |v| v, |v| v as f32)
+    };
+    all.iter().map(read).collect()
 }
 
 /// Values as 16-bit floats, two to a word.

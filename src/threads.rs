@@ -4,23 +4,148 @@
 //! ends of a piece of work: longer than many a step of a stream. So the thread that runs a plan does its
 //! share itself instead of waiting for the pool to do all, and others are [kept awake](awake) as long as
 //! a plan with enough work runs.
+//!
+//! That thread holds the memory of the plan, for which tasks of the host in the same pool may wait. So it waits for
+//! nobody who has not begun with its work, and never does a task of the pool meanwhile: where all threads of the pool
+//! wait for the memory, it does the work alone.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::hint::spin_loop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Thread, current, park};
 
 use crate::kernels::simd::team::Team;
 
 /// So many looks before a thread sleeps until another is done.
 const LOOKS: usize = 4000;
-/// As many as it takes the pool to notice that a piece of work is done.
-const NOTICED: usize = 32;
 
-/// Calls `work` with each number below `workers`: with 0 on this thread, with the others on those of the
-/// pool.
+/// Calls `work` with each number below `workers`: with 0 on this thread, with the others on those threads of the
+/// pool that come meanwhile, and with those that are left on this thread again.
 pub(crate) fn crew(workers: usize, work: impl Fn(usize) + Sync) {
-    beside(workers.saturating_sub(1), |nth| work(nth + 1), || work(0));
+    if workers < 2 {
+        return (0..workers).for_each(work);
+    }
+    let place = Arc::new(Place::new(workers, &work));
+    for _ in 1..workers {
+        let place = place.clone();
+        rayon::spawn(move || place.join());
+    }
+    // Whatever happens, nobody is at work when this function ends.
+    let closes = Closes(&place);
+    work(0);
+    while let Some(number) = place.take() {
+        work(number);
+    }
+    drop(closes);
+    if let Some(panic) = place.panic() {
+        resume_unwind(panic);
+    }
+}
+
+/// Where threads join in with some work until the one that called them leaves.
+struct Place {
+    work: Work,
+    workers: usize,
+    /// The first number that nobody has taken.
+    next: AtomicUsize,
+    /// How many others are at work, and [`CLOSED`].
+    inside: AtomicUsize,
+    caller: Thread,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Added to those inside when nobody may join any more.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// Borrowed work, whoever holds it.
+struct Work(*const (dyn Fn(usize) + Sync));
+
+// SAFETY: it points to what is `Sync`, which threads may call at the same time.
+#[allow(unsafe_code, reason = "a pool's tasks may not borrow")]
+unsafe impl Send for Work {}
+// SAFETY: as for `Send`.
+#[allow(unsafe_code, reason = "a pool's tasks may not borrow")]
+unsafe impl Sync for Work {}
+
+impl Place {
+    fn new<'a>(workers: usize, work: &'a (dyn Fn(usize) + Sync + 'a)) -> Self {
+        let work: *const (dyn Fn(usize) + Sync + 'a) = work;
+        // SAFETY: a pointer to the same thing; it is used by `join` alone, while the borrow lasts.
+        #[allow(unsafe_code, reason = "a pool's tasks may not borrow")]
+        let work = unsafe {
+            std::mem::transmute::<
+                *const (dyn Fn(usize) + Sync + 'a),
+                *const (dyn Fn(usize) + Sync + 'static),
+            >(work)
+        };
+        Self {
+            work: Work(work),
+            workers,
+            next: AtomicUsize::new(1),
+            inside: AtomicUsize::new(0),
+            caller: current(),
+            panic: Mutex::new(None),
+        }
+    }
+
+    /// A number that nobody has taken.
+    fn take(&self) -> Option<usize> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        (number < self.workers).then_some(number)
+    }
+
+    /// Works until nothing is left, unless it is closed.
+    fn join(&self) {
+        let enter = |inside| (inside & CLOSED == 0).then_some(inside + 1);
+        let inside = &self.inside;
+        if inside
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, enter)
+            .is_err()
+        {
+            return;
+        }
+        // SAFETY: who has entered is waited for by `Closes`, before the end of the function that lends the work.
+        #[allow(unsafe_code, reason = "a pool's tasks may not borrow")]
+        let work = unsafe { &*self.work.0 };
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(number) = self.take() {
+                work(number);
+            }
+        }));
+        if let Err(panic) = done {
+            let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(panic);
+        }
+        if inside.fetch_sub(1, Ordering::AcqRel) == CLOSED + 1 {
+            self.caller.unpark();
+        }
+    }
+
+    fn panic(&self) -> Option<Box<dyn Any + Send>> {
+        let mut panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+        panic.take()
+    }
+}
+
+/// Lets nobody join any more when it is dropped, and waits for those who have.
+struct Closes<'a>(&'a Place);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        let inside = &self.0.inside;
+        inside.fetch_or(CLOSED, Ordering::AcqRel);
+        let mut looks = 0;
+        while inside.load(Ordering::Acquire) != CLOSED {
+            looks += 1;
+            match looks < LOOKS {
+                true => spin_loop(),
+                false => park(),
+            }
+        }
+    }
 }
 
 /// Hands out parts that need nothing of each other. Workers begin in different places, always the
@@ -97,31 +222,6 @@ impl Drop for OnDrop {
     }
 }
 
-/// Runs `own` here and `other` with each number on threads of the pool.
-fn beside<T>(others: usize, other: impl Fn(usize) + Sync, own: impl FnOnce() -> T) -> T {
-    if others == 0 {
-        return own();
-    }
-    let (other, done) = (&other, &AtomicUsize::new(0));
-    rayon::in_place_scope(|scope| {
-        for nth in 0..others {
-            scope.spawn(move |_| {
-                other(nth);
-                done.fetch_add(1, Ordering::Release);
-            });
-        }
-        let result = own();
-        // The end of the scope would put this thread to sleep at once.
-        let mut looks = 0;
-        while done.load(Ordering::Acquire) < others && looks < LOOKS {
-            looks += 1;
-            spin_loop();
-        }
-        (0..NOTICED).for_each(|_| spin_loop());
-        result
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,9 +249,56 @@ mod tests {
     }
 
     #[test]
+    fn all_of_a_crew_are_gone_in_the_end() {
+        for workers in 1..6 {
+            for _ in 0..200 {
+                let here = AtomicUsize::new(0);
+                let began = AtomicUsize::new(0);
+                crew(workers, |_| {
+                    began.fetch_add(1, Ordering::Relaxed);
+                    here.fetch_add(1, Ordering::Relaxed);
+                    std::thread::yield_now();
+                    here.fetch_sub(1, Ordering::Relaxed);
+                });
+                assert_eq!((here.into_inner(), began.into_inner()), (0, workers));
+            }
+        }
+    }
+
+    /// Whoever panics, the others are waited for.
+    #[test]
+    fn a_panic_of_a_crew_passes_through() {
+        for panics in 0..3 {
+            let crew = || crew(3, |worker| assert!(worker != panics, "as intended"));
+            assert!(catch_unwind(crew).is_err(), "{panics}");
+        }
+    }
+
+    /// A pool that has no thread left for the work: all wait for what the caller has.
+    #[test]
+    fn a_crew_of_one_where_nobody_comes() {
+        static TAKEN: Mutex<()> = Mutex::new(());
+        static WAITING: AtomicUsize = AtomicUsize::new(0);
+        let taken = TAKEN.lock().unwrap();
+        rayon::spawn_broadcast(|_| {
+            WAITING.fetch_add(1, Ordering::Relaxed);
+            drop(TAKEN.lock());
+        });
+        while WAITING.load(Ordering::Relaxed) < rayon::current_num_threads() {
+            std::thread::yield_now();
+        }
+        let came = AtomicUsize::new(0);
+        crew(3, |_| {
+            came.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(came.into_inner(), 3);
+        drop(taken);
+    }
+
+    #[test]
     fn a_panic_passes_through() {
         for _ in 0..2 {
-            let caught = std::panic::catch_unwind(|| awake(|| panic!("as intended")));
+            let caught = catch_unwind(|| awake(|| panic!("as intended")));
             assert!(caught.is_err());
         }
     }

@@ -1,21 +1,23 @@
 //! A plan on the CPU: every step calls its kernel's twin on the locked memory of its buffers.
 
+use std::cell::{Ref, RefMut};
 use std::ops::Range;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::context::Dtype;
 use crate::error::{Error, Result};
-use crate::host::Host;
+use crate::host::Cells;
 use crate::kernel::{Access, Args, Element, MAX_BINDINGS, Slot, Twin};
+use crate::memory::Held;
 use crate::plan::{Cost, Plan, Step};
 use crate::real::Real;
-use crate::tensor::{Storage, Tensor};
+use crate::tensor::Tensor;
 use crate::threads;
 
 /// The twin and the memory for one precision.
 pub(crate) trait Precision: Real {
     fn twin(twin: &Twin) -> fn(&mut Args<'_, Self>) -> Result<()>;
-    fn cells(host: &Host) -> Option<&RwLock<Vec<Self>>>;
+    fn numbers(cells: &Cells) -> Option<&[Self]>;
+    fn numbers_mut(cells: &mut Cells) -> Option<&mut [Self]>;
 }
 
 impl Precision for f32 {
@@ -23,10 +25,17 @@ impl Precision for f32 {
         twin.f32
     }
 
-    fn cells(host: &Host) -> Option<&RwLock<Vec<Self>>> {
-        match host {
-            Host::F32(cells) => Some(cells),
-            Host::F64(_) | Host::Uint(_) => None,
+    fn numbers(cells: &Cells) -> Option<&[Self]> {
+        match cells {
+            Cells::F32(cells) => Some(cells),
+            _ => None,
+        }
+    }
+
+    fn numbers_mut(cells: &mut Cells) -> Option<&mut [Self]> {
+        match cells {
+            Cells::F32(cells) => Some(cells),
+            _ => None,
         }
     }
 }
@@ -36,37 +45,43 @@ impl Precision for f64 {
         twin.f64
     }
 
-    fn cells(host: &Host) -> Option<&RwLock<Vec<Self>>> {
-        match host {
-            Host::F64(cells) => Some(cells),
-            Host::F32(_) | Host::Uint(_) => None,
+    fn numbers(cells: &Cells) -> Option<&[Self]> {
+        match cells {
+            Cells::F64(cells) => Some(cells),
+            _ => None,
+        }
+    }
+
+    fn numbers_mut(cells: &mut Cells) -> Option<&mut [Self]> {
+        match cells {
+            Cells::F64(cells) => Some(cells),
+            _ => None,
         }
     }
 }
 
-/// The lock on one buffer while a step runs.
-enum Guard<'a, R> {
-    Read(RwLockReadGuard<'a, Vec<R>>),
-    Write(RwLockWriteGuard<'a, Vec<R>>),
-    ReadUint(RwLockReadGuard<'a, Vec<u32>>),
-    WriteUint(RwLockWriteGuard<'a, Vec<u32>>),
+/// The memory of one buffer while a step runs.
+enum Bound<'a> {
+    Read(Ref<'a, Cells>),
+    Write(RefMut<'a, Cells>),
 }
 
 /// Nanoseconds of work for which other threads are kept awake: as long as it takes to wake one.
 const WORTH_WAKING: u64 = 50_000;
 
-/// Runs steps over `tensors`, one for each of the plan's buffers.
+/// Runs steps over `tensors`, one for each of the plan's buffers, whose memory was taken for them.
 pub(crate) fn run(
     plan: &Plan,
     steps: Range<usize>,
     tensors: &[Tensor],
+    held: &Held<'_>,
     dtype: Dtype,
 ) -> Result<()> {
     let steps = &plan.steps[steps];
     let all = || {
         steps.iter().try_for_each(|step| match dtype {
-            Dtype::F32 => run_step::<f32>(plan, step, tensors),
-            Dtype::F64 => run_step::<f64>(plan, step, tensors),
+            Dtype::F32 => run_step::<f32>(plan, step, tensors, held),
+            Dtype::F64 => run_step::<f64>(plan, step, tensors, held),
         })
     };
     match steps.iter().map(|step| nanoseconds(step.cost)).sum::<u64>() >= WORTH_WAKING {
@@ -81,63 +96,55 @@ fn nanoseconds(cost: Cost) -> u64 {
 }
 
 /// Runs one step.
-fn run_step<R: Precision>(plan: &Plan, step: &Step, tensors: &[Tensor]) -> Result<()> {
+fn run_step<R: Precision>(
+    plan: &Plan,
+    step: &Step,
+    tensors: &[Tensor],
+    held: &Held<'_>,
+) -> Result<()> {
     if step.grid.contains(&0) {
         return Ok(());
     }
-    let bound = step.bindings.iter().zip(step.kernel.bindings);
-    let mut guards: [Option<Guard<'_, R>>; MAX_BINDINGS] = std::array::from_fn(|_| None);
-    for (guard, (id, binding)) in guards.iter_mut().zip(bound) {
-        let tensor = &tensors[id.0];
-        *guard = lock(tensor, binding.element, binding.access);
-        if guard.is_none() {
-            return Err(Error::Value {
-                op: step.kernel.name,
-                arg: binding.name.to_owned(),
-                expected: format!(
-                    "CPU memory of {:?} that nothing else is using",
-                    binding.element
-                ),
-                got: plan.buffers[id.0].name.clone(),
-            });
-        }
+    let mut all: [Option<Bound<'_>>; MAX_BINDINGS] = std::array::from_fn(|_| None);
+    let bindings = step.bindings.iter().zip(step.kernel.bindings);
+    for (bound, (id, binding)) in all.iter_mut().zip(bindings) {
+        let memory = tensors[id.0].memory();
+        *bound = Some(match binding.access {
+            Access::Read => Bound::Read(held.read(memory)?),
+            Access::ReadWrite | Access::Write => Bound::Write(held.write(memory)?),
+        });
     }
     let mut args = Args {
         told: plan.told(step),
         slots: std::array::from_fn(|_| Slot::Taken),
     };
-    for ((slot, guard), id) in args.slots.iter_mut().zip(&mut guards).zip(&step.bindings) {
+    let bindings = step.bindings.iter().zip(step.kernel.bindings);
+    for ((to, bound), (id, binding)) in args.slots.iter_mut().zip(&mut all).zip(bindings) {
         let range = tensors[id.0].range();
-        *slot = match guard {
-            None => Slot::Taken,
-            Some(Guard::Read(g)) => Slot::Read(&g[range]),
-            Some(Guard::Write(g)) => Slot::Write(&mut g[range]),
-            Some(Guard::ReadUint(g)) => Slot::ReadUint(&g[range]),
-            Some(Guard::WriteUint(g)) => Slot::WriteUint(&mut g[range]),
-        };
+        let slot = bound
+            .as_mut()
+            .and_then(|bound| slot(bound, binding.element, range));
+        *to = slot.ok_or_else(|| {
+            let (op, arg) = (step.kernel.name, binding.name);
+            let got = &plan.buffers[id.0].name;
+            Error::value(op, arg, format!("CPU memory of {:?}", binding.element), got)
+        })?;
     }
     R::twin(&step.kernel.twin)(&mut args)
 }
 
-fn lock<R: Precision>(tensor: &Tensor, element: Element, access: Access) -> Option<Guard<'_, R>> {
-    match (tensor.storage(), element) {
-        (Storage::Host(host), Element::Float | Element::Half) => {
-            let cells = R::cells(host)?;
-            match access {
-                Access::Read => cells.try_read().ok().map(Guard::Read),
-                Access::ReadWrite | Access::Write => cells.try_write().ok().map(Guard::Write),
-            }
+/// What the twin sees of it.
+fn slot<'a, R: Precision>(
+    bound: &'a mut Bound<'_>,
+    element: Element,
+    range: Range<usize>,
+) -> Option<Slot<'a, R>> {
+    Some(match (bound, element) {
+        (Bound::Read(cells), Element::Uint) => Slot::ReadUint(&cells.uints().ok()?[range]),
+        (Bound::Write(cells), Element::Uint) => {
+            Slot::WriteUint(&mut cells.uints_mut().ok()?[range])
         }
-        (Storage::Host(host), Element::Uint) => {
-            let Host::Uint(cells) = &**host else {
-                return None;
-            };
-            match access {
-                Access::Read => cells.try_read().ok().map(Guard::ReadUint),
-                Access::ReadWrite | Access::Write => cells.try_write().ok().map(Guard::WriteUint),
-            }
-        }
-        #[cfg(feature = "gpu")]
-        (Storage::Gpu(_), _) => None,
-    }
+        (Bound::Read(cells), _) => Slot::Read(&R::numbers(cells)?[range]),
+        (Bound::Write(cells), _) => Slot::Write(&mut R::numbers_mut(cells)?[range]),
+    })
 }

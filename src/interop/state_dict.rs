@@ -4,28 +4,37 @@ use std::collections::BTreeMap;
 
 use super::archive::{Array, Data, elements};
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, read_together, write_together};
 
-/// Reads tensors of floats for an archive.
+/// Reads tensors of floats for an archive, as one call.
 pub(crate) fn read_all(tensors: &[(String, Tensor)]) -> Result<BTreeMap<String, Array>> {
-    tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let array = Array {
-                shape: tensor.shape().to_vec(),
-                data: Data::F32(tensor.read()?),
-            };
-            Ok((name.clone(), array))
-        })
-        .collect()
+    let all: Vec<_> = tensors.iter().map(|(_, tensor)| tensor).collect();
+    let arrays = tensors.iter().zip(read_together(&all)?);
+    let named = arrays.map(|((name, tensor), values)| {
+        let array = Array {
+            shape: tensor.shape().to_vec(),
+            data: Data::F32(values),
+        };
+        (name.clone(), array)
+    });
+    Ok(named.collect())
 }
 
-/// Writes the arrays of an archive into the tensors of the same names, after checking all of them.
+/// Writes the arrays of an archive into the tensors of the same names, after checking all of them, as one call.
 pub(crate) fn write_all(
     op: &'static str,
     tensors: &[(String, Tensor)],
     arrays: &BTreeMap<String, Array>,
 ) -> Result<()> {
+    write_together(&matching(op, tensors, arrays)?)
+}
+
+/// Each of the tensors with the numbers that an archive has for it, if it has just those arrays.
+pub(crate) fn matching<'a>(
+    op: &'static str,
+    tensors: &'a [(String, Tensor)],
+    arrays: &'a BTreeMap<String, Array>,
+) -> Result<Vec<(&'a Tensor, &'a [f32])>> {
     let fail = |reason: String| Err(Error::Weights { op, reason });
     let mut found = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
@@ -50,7 +59,5 @@ pub(crate) fn write_all(
     if let Some(surplus) = arrays.keys().find(|name| !known(name)) {
         return fail(format!("'{surplus}' is surplus"));
     }
-    found
-        .into_iter()
-        .try_for_each(|(tensor, values)| tensor.write(values))
+    Ok(found)
 }

@@ -98,6 +98,7 @@ pub static ALL: &[&Kernel] = &[
     &clip::FACTOR,
     &clip::SCALE,
     &clock::ADVANCE,
+    &clock::TAKE,
     &sgd::STEP,
     &adam::STEP,
 ];

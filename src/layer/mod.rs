@@ -22,7 +22,7 @@ mod state;
 mod streams;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{Array3, ArrayView3};
 
@@ -31,10 +31,12 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::init::{Init, Layout};
 use crate::interop::safetensors::Archive;
-use crate::interop::state_dict::{read_all, write_all};
+use crate::interop::state_dict::{matching, read_all};
+use crate::kernel::Element;
+use crate::memory::Uses;
 use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
 use crate::plan::{BufferId, Builder};
-use crate::program::Program;
+use crate::program::{PREPARE, Packing as WeightPacking, Program};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
 
@@ -46,9 +48,13 @@ pub use streams::Streams;
 
 /// A recurrent layer, or several on top of each other, with their weights on a device.
 ///
-/// The weights are tensors that a host or an optimizer may change at any time; after a change,
-/// [`Layer::prepare`] packs them again for the kernels ([`Sequence`]s for training do so by
-/// themselves in every forward pass, [`Streams`] by [`Streams::prepare`]).
+/// The weights are tensors that a host or an optimizer may change at any time. The kernels read some of them
+/// packed; after a change by any call of this crate, the next call packs them again. What a host does to the
+/// buffers of a GPU by commands of its own nobody sees: [`Layer::prepare`] says it for calls of
+/// inference, [`Streams::prepare`] for streams, and those for training pack them in every forward pass there.
+///
+/// Threads may share a layer and whatever is planned for it. Calls that use the same memory, where one of them
+/// writes it, wait for each other; each sees the weights as another call left them, never some old and some new.
 #[derive(Debug)]
 pub struct Layer {
     context: Context,
@@ -56,9 +62,14 @@ pub struct Layer {
     weights: Vec<(String, Tensor)>,
     /// What the kernels read beside them, packed or zero.
     packed: Vec<(String, Tensor)>,
-    packing: Program,
+    packing: Arc<WeightPacking>,
+    /// See [`Self::dropout_clock`].
+    clock: Option<Tensor>,
     latest: Mutex<Option<Sequence>>,
 }
+
+/// Under which name an archive's metadata has [`Layer::dropout_clock`].
+const DROPOUT_CLOCK: &str = "dropout_clock";
 
 /// The result of [`Layer::forward`].
 #[derive(Debug, Clone, PartialEq)]
@@ -85,7 +96,7 @@ impl Layer {
         spec.check()?;
         let mut b = Builder::on("prepare", context.target());
         let ids = driver::weights(&mut b, &spec);
-        b.section("prepare");
+        b.section(PREPARE);
         driver::prepare(&mut b, &ids)?;
         let of_training: HashSet<BufferId> = ids.trained.iter().copied().collect();
         let tensors = |trained: bool| -> Result<Vec<(String, Tensor)>> {
@@ -102,13 +113,15 @@ impl Layer {
         let (weights, packed) = (tensors(true)?, tensors(false)?);
         let bound = bind(&ids, &weights, &packed);
         let packing = Program::new(context, b.finish(), &bound)?;
+        let clock = (spec.dropout > 0.0).then(|| Tensor::zeros(context, &[1], Element::Uint));
 
         Ok(Self {
             context: context.clone(),
             spec,
             weights,
             packed,
-            packing,
+            packing: Arc::new(WeightPacking::new(packing)?),
+            clock: clock.transpose()?,
             latest: Mutex::new(None),
         })
     }
@@ -163,7 +176,7 @@ impl Layer {
             })
     }
 
-    /// Replaces one weight; its values in row-major order. Call [`Self::prepare`] after the last.
+    /// Replaces one weight; its values in row-major order. The next call packs it for the kernels.
     ///
     /// # Errors
     /// If the layer has no such weight, or it has another number of values.
@@ -171,16 +184,31 @@ impl Layer {
         self.weight(name)?.write(values)
     }
 
-    /// Reads the weights back, under the names of [`Self::weights`], rounded to `f32`.
+    /// The counter of dropout masks `[1]`, integer, of a layer with dropout: every forward pass in training, of
+    /// whichever [`Sequence`] of the layer, adds 1 to it and drops what [`crate::kernels::dropout`] says for this
+    /// number; its backward pass drops the same. So no two passes drop the same, however often calls are planned anew.
+    /// Writing n makes the next forward pass one with number n + 1 again.
+    pub fn dropout_clock(&self) -> Option<&Tensor> {
+        self.clock.as_ref()
+    }
+
+    /// Reads the weights back, under the names of [`Self::weights`], rounded to `f32`. With dropout the archive's
+    /// metadata has the [counter of masks](Self::dropout_clock) as `dropout_clock`.
     ///
     /// # Errors
     /// If the device fails.
     pub fn to_archive(&self) -> Result<Archive> {
-        Ok(read_all(&self.weights)?.into())
+        let mut archive = Archive::from(read_all(&self.weights)?);
+        if let Some(clock) = &self.clock {
+            let now = clock.read_uint()?[0].to_string();
+            archive.metadata.insert(DROPOUT_CLOCK.to_owned(), now);
+        }
+        Ok(archive)
     }
 
     /// Replaces the weights by those of an archive, which must have just these names and shapes, in
-    /// `f32`, and packs them. A layer inside a model's archive is its part [`Archive::under`] a prefix.
+    /// `f32`, and packs them. A layer inside a model's archive is its part [`Archive::under`] a prefix. A layer with
+    /// dropout goes on counting masks where the metadata says, if it does.
     ///
     /// ```
     /// # use std::path::Path;
@@ -196,11 +224,36 @@ impl Layer {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Weights`] naming what is missing, surplus or of another shape or type; nothing is changed
-    /// then.
+    /// [`Error::Weights`] naming what is missing, surplus or of another shape or type, or if the metadata has a
+    /// `dropout_clock` that is no number of 32 bits; nothing is changed then.
     pub fn load(&self, archive: &Archive) -> Result<()> {
-        write_all("Layer::load", &self.weights, &archive.tensors)?;
-        self.prepare()
+        const OP: &str = "Layer::load";
+        let values = matching(OP, &self.weights, &archive.tensors)?;
+        let clock = self.clock.as_ref().zip(archive.metadata.get(DROPOUT_CLOCK));
+        let clock = clock.map(|(clock, text)| match text.parse::<u32>() {
+            Ok(now) => Ok((clock, now)),
+            Err(_) => {
+                let reason = format!("'{DROPOUT_CLOCK}' must be a number of 32 bits, got '{text}'");
+                Err(Error::Weights { op: OP, reason })
+            }
+        });
+        self.replace(&values, clock.transpose()?)
+    }
+
+    /// Writes all weights and packs them as one call.
+    fn replace(&self, values: &[(&Tensor, &[f32])], clock: Option<(&Tensor, u32)>) -> Result<()> {
+        let written = values.iter().map(|(tensor, _)| *tensor);
+        let written = written.chain(clock.map(|(tensor, _)| tensor));
+        let uses = Uses::new(written.map(|tensor| (tensor.memory(), true)));
+        let uses = uses.and(self.packing.uses());
+        let held = uses.take()?;
+        for (tensor, values) in values {
+            tensor.write_held(&held, values)?;
+        }
+        if let Some((tensor, now)) = clock {
+            tensor.write_uint_held(&held, &[now])?;
+        }
+        self.packing.pack(&held)
     }
 
     /// Draws all weights anew, uniform in ±1/√H as PyTorch does.
@@ -224,10 +277,9 @@ impl Layer {
         };
         // All are drawn before one is written.
         let drawn: Vec<_> = self.weights.iter().map(draw).collect::<Result<_>>()?;
-        for ((_, tensor), values) in self.weights.iter().zip(drawn) {
-            tensor.write(&values)?;
-        }
-        self.prepare()
+        let weights = self.weights.iter().map(|(_, tensor)| tensor);
+        let all: Vec<_> = weights.zip(drawn.iter().map(Vec::as_slice)).collect();
+        self.replace(&all, None)
     }
 
     /// The layer as an [`Init`] sees it, if that does not contradict it.
@@ -251,21 +303,23 @@ impl Layer {
         })
     }
 
-    /// Packs the weights for the kernels, by a submission of its own.
+    /// Packs the weights for the kernels, by a submission of its own. Needed only after a host has changed their
+    /// buffers on a GPU by commands of its own, and before the submission of calls that were recorded before a
+    /// change.
     ///
     /// # Errors
     /// If the device fails.
     pub fn prepare(&self) -> Result<()> {
-        self.packing.run("prepare")
+        self.packing.prepare()
     }
 
-    /// Packs the weights for the kernels, in the host's encoder.
+    /// [`Self::prepare`] in the host's encoder.
     ///
     /// # Errors
     /// If the layer is on the CPU.
     #[cfg(feature = "gpu")]
     pub fn record_prepare(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.packing.record(encoder, "prepare")
+        self.packing.record(encoder)
     }
 
     /// Plans forward calls of one size and allocates their memory.

@@ -8,9 +8,9 @@ use crate::kernels::clock;
 use crate::plan::sequence::{
     self as driver, BackwardArgs, Call, Ends, LayerSpec, Mode, Run, States, Weights,
 };
-use crate::plan::{BufferId, Builder, Matrix, Plan, Role, Target};
+use crate::plan::{BufferId, Builder, Follows, Matrix, Plan, Role, Target};
 use crate::program::{Program, check_free};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, zero_together};
 
 /// A layer's calls of one kind: a plan and its memory, made once.
 ///
@@ -64,23 +64,31 @@ fn plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Planned> {
     driver::carry_states(&mut b, &states)?;
     b.section("forward");
     let training = call.mode == Mode::Training;
-    let clock = (training && spec.dropout > 0.0).then(|| b.uint("clock", &[1], Role::State));
-    if let Some(clock) = clock {
-        clock::advance(&mut b, clock)?;
-    }
     if training {
         driver::prepare(&mut b, &weights)?;
+    }
+    let clock = (training && spec.dropout > 0.0).then(|| b.uint("clock", &[1], Role::State));
+    // The layer's other sequences go on counting before this one's backward pass.
+    let taken = clock.map(|_| b.uint("clock taken", &[1], Role::Saved));
+    if let (Some(clock), Some(taken)) = (clock, taken) {
+        clock::take(&mut b, clock, taken)?;
     }
     let ends = Ends {
         x: Matrix::dense(x, run.rows(), spec.input_size),
         y,
-        clock,
+        clock: taken,
     };
     driver::forward(&mut b, &run, ends, &weights, &states)?;
     let backward = match call.mode {
         Mode::Inference => None,
         Mode::Training => {
             b.section("backward");
+            b.follows(Follows {
+                section: "backward",
+                after: "forward",
+                unchanged: [&[x], &*weights.trained].concat(),
+                op: "Sequence::backward",
+            });
             let like = |b: &mut Builder, name: &str, id: BufferId| -> Result<BufferId> {
                 let shape = b.buffer(id)?.shape.clone();
                 Ok(b.float(name, &shape, Role::Input))
@@ -166,8 +174,10 @@ impl Sequence {
         let planned = plan(&spec, call, &target)?;
         let mut bound = layer.bind(&planned.weights)?;
         bound.extend(existing(layer, planned.backward.as_ref(), gradients)?);
+        bound.extend(planned.clock.zip(layer.clock.clone()));
         let sequence = Self {
-            program: Program::new(layer.context(), planned.plan, &bound)?,
+            program: Program::new(layer.context(), planned.plan, &bound)?
+                .with_packing(layer.packing.clone()),
             run: planned.run,
             x: planned.x,
             y: planned.y,
@@ -289,9 +299,7 @@ impl Sequence {
         tensor.write_uint(&resets.iter().map(|&r| u32::from(r)).collect::<Vec<_>>())
     }
 
-    /// The counter of dropout masks `[1]`, integer, in training with dropout: every forward pass adds
-    /// 1 to it and drops what [`crate::kernels::dropout`] says for this number; the backward pass
-    /// drops the same. Writing it repeats a mask.
+    /// The layer's [counter of dropout masks](Layer::dropout_clock), in training with dropout.
     pub fn dropout_clock(&self) -> Option<&Tensor> {
         self.clock.map(|id| self.program.own(id))
     }
@@ -304,10 +312,10 @@ impl Sequence {
         let c0 = self.states.c0.map(|id| self.program.own(id));
         match state {
             Some(state) => state.write("Sequence::set_initial", self.h0(), c0),
-            None => [Some(self.h0()), c0]
-                .into_iter()
-                .flatten()
-                .try_for_each(|t| t.write(&vec![0.0; t.len()])),
+            None => {
+                let both: Vec<_> = [Some(self.h0()), c0].into_iter().flatten().collect();
+                zero_together(&both)
+            }
         }
     }
 
@@ -395,22 +403,27 @@ impl Sequence {
     /// # Errors
     /// If the sequence is for inference, or the device fails.
     pub fn zero_gradients(&self) -> Result<()> {
-        let mut gradients = self.gradients()?.into_iter();
-        gradients.try_for_each(|(_, t)| t.write(&vec![0.0; t.len()]))
+        let gradients = self.gradients()?;
+        zero_together(&gradients.iter().map(|(_, t)| t).collect::<Vec<_>>())
     }
 
-    /// Runs the forward pass: on the CPU at once, on a GPU by a submission of its own.
+    /// Runs the forward pass: on the CPU at once, on a GPU by a submission of its own. Weights that have changed are
+    /// packed again before it, as part of the call.
     ///
     /// # Errors
     /// If the device fails.
     pub fn forward(&self) -> Result<()> {
-        self.program.run("forward")
+        self.program.run_fresh("forward")
     }
 
-    /// Runs the backward pass of the latest forward pass. It keeps what that saved, so it may run again.
+    /// Runs the backward pass of the latest forward pass, of this sequence. It keeps what that saved, so it may run
+    /// again.
     ///
     /// # Errors
-    /// If the sequence is for inference, or the device fails.
+    /// [`Error::Value`] without a forward pass before it, or naming x or the weight that was written since,
+    /// by whatever call of this crate: the gradients would belong to neither; nothing is changed then. What a host
+    /// writes to buffers of a GPU by commands of its own is not seen. If the sequence is for inference, or the
+    /// device fails.
     pub fn backward(&self) -> Result<()> {
         self.training()?;
         self.program.run("backward")
@@ -424,7 +437,10 @@ impl Sequence {
         self.program.run("carry")
     }
 
-    /// Records the forward pass into the host's encoder.
+    /// Records the forward pass into the host's encoder. In inference, weights that have changed since they were packed
+    /// last are packed again before it, in the same encoder; where a host records alone, [`Layer::prepare`]
+    /// after a change spares that to each recording. Weights that change between the recording and its submission
+    /// need [`Layer::prepare`] before the submission.
     ///
     /// # Errors
     /// If the layer is on the CPU.
@@ -433,10 +449,11 @@ impl Sequence {
         self.program.record(encoder, "forward")
     }
 
-    /// Records the backward pass into the host's encoder.
+    /// Records the backward pass into the host's encoder. A forward pass that was recorded before it counts as one that
+    /// ran.
     ///
     /// # Errors
-    /// If the layer is on the CPU, or the sequence is for inference.
+    /// As [`Self::backward`]; if the layer is on the CPU.
     #[cfg(feature = "gpu")]
     pub fn record_backward(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.training()?;

@@ -3,7 +3,7 @@
 use ndarray::Array3;
 
 use crate::error::{Error, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, read_together, write_together};
 
 /// Recurrent state of a batch: what one call ends with and the next may start from. The first axis
 /// counts layers and, within a layer, directions, as in PyTorch.
@@ -18,9 +18,12 @@ pub struct State {
 impl State {
     /// Reads a state from the device.
     pub(super) fn read(h: &Tensor, c: Option<&Tensor>) -> Result<Self> {
+        let both: Vec<_> = [Some(h), c].into_iter().flatten().collect();
+        let mut values = read_together(&both)?.into_iter();
+        let mut next = |tensor| array(tensor, values.next().unwrap_or_default());
         Ok(Self {
-            h: read(h)?,
-            c: c.map(read).transpose()?,
+            h: next(h)?,
+            c: c.map(next).transpose()?,
         })
     }
 
@@ -29,11 +32,13 @@ impl State {
         // Both are looked at before either is written.
         check(op, "h", h, &self.h)?;
         check_c(op, self, c.is_some())?;
+        let mut all = vec![(h, flat(&self.h))];
         if let (Some(values), Some(tensor)) = (&self.c, c) {
             check(op, "c", tensor, values)?;
-            write(tensor, values)?;
+            all.push((tensor, flat(values)));
         }
-        write(h, &self.h)
+        let all: Vec<_> = all.iter().map(|(t, v)| (*t, v.as_slice())).collect();
+        write_together(&all)
     }
 }
 
@@ -55,12 +60,11 @@ fn check(op: &'static str, arg: &str, tensor: &Tensor, values: &Array3<f32>) -> 
     Err(Error::shape(op, arg, tensor.shape(), values.shape()))
 }
 
-fn write(tensor: &Tensor, values: &Array3<f32>) -> Result<()> {
-    tensor.write(&values.iter().copied().collect::<Vec<_>>())
+fn flat(values: &Array3<f32>) -> Vec<f32> {
+    values.iter().copied().collect()
 }
 
-fn read(tensor: &Tensor) -> Result<Array3<f32>> {
-    let values = tensor.read()?;
+fn array(tensor: &Tensor, values: Vec<f32>) -> Result<Array3<f32>> {
     let mut shape = [1; 3];
     // Tensors of states have three dimensions.
     for (to, &from) in shape.iter_mut().zip(tensor.shape()) {

@@ -1,15 +1,16 @@
 //! Single steps of many independent sequences: audio channels, sensors, users as they come.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ndarray::{Array2, Array3, ArrayView2};
 
 use super::{Layer, State};
 use crate::error::{Error, Result};
+use crate::memory::Uses;
 use crate::plan::Builder;
 use crate::plan::sequence::{self as driver, LayerSpec, STEPS, StreamStates};
-use crate::program::Program;
-use crate::tensor::Tensor;
+use crate::program::{PREPARE, Packing, Program};
+use crate::tensor::{Tensor, read_together, write_together, zero_together};
 
 /// Streams that advance one step at a time, any of them in a call, each with its own state in one
 /// buffer.
@@ -22,9 +23,15 @@ use crate::tensor::Tensor;
 /// [`advance`](Self::advance), fills [`x`](Self::x), records [`record_step`](Self::record_step), submits
 /// and reads [`y`](Self::y). States are those after the steps that ran or were recorded: read or change
 /// them before a step is announced, or after its submission.
+///
+/// Threads may share them: their calls wait for each other, and one that fails has changed nothing. Weights that have
+/// changed are packed again before the next step, as those of a [`Layer`] are.
 #[derive(Debug)]
 pub struct Streams {
     program: Program,
+    packing: Arc<Packing>,
+    /// What a step takes that is given its list and its inputs, for each of the lists.
+    uses: [Uses; 2],
     spec: LayerSpec,
     count: usize,
     states: StreamStates,
@@ -56,8 +63,21 @@ impl Streams {
         );
         let weights = driver::weights(&mut b, &spec);
         let states = driver::streams(&mut b, &spec, count, &weights)?;
+        let program = Program::new(layer.context(), b.finish(), &layer.bind(&weights)?)?;
+        let plan = program.plan();
+        let all: Vec<_> = plan
+            .ids()
+            .map(|(id, _)| (id, program.own(id).clone()))
+            .collect();
+        let packing = Program::new(layer.context(), plan.only(PREPARE)?, &all)?;
+        let packing = Arc::new(Packing::new(packing)?);
+        let given = [states.list, states.x].map(|id| (program.own(id).memory(), true));
+        let given = Uses::new(given);
+        let [one, two] = STEPS.map(|step| program.place(step));
         let streams = Self {
-            program: Program::new(layer.context(), b.finish(), &layer.bind(&weights)?)?,
+            uses: [one?, two?].map(|at| program.uses(at).and(&given)),
+            program: program.with_packing(packing.clone()),
+            packing,
             spec,
             count,
             states,
@@ -82,12 +102,12 @@ impl Streams {
         &self.program
     }
 
-    /// Packs the layer's weights, needed after they have changed.
+    /// Packs the layer's weights. Needed only after a host has changed their buffers on a GPU by commands of its own.
     ///
     /// # Errors
     /// If the device fails.
     pub fn prepare(&self) -> Result<()> {
-        self.program.run("prepare")
+        self.packing.prepare()
     }
 
     /// The inputs of the next step, `[streams, I]`: the first rows belong to the streams given to
@@ -112,10 +132,27 @@ impl Streams {
     /// # Errors
     /// If a stream's number is out of range or given twice; nothing is changed then.
     pub fn advance(&self, streams: &[usize]) -> Result<()> {
-        self.announce(&mut self.lock(), streams)
+        let shared = &mut *self.lock();
+        let (which, list) = self.list(shared, streams)?;
+        if let Some(list) = list {
+            // What stands there if this fails is not known.
+            shared.lists[which].clear();
+            self.place_of(which)?.write_uint(&list)?;
+            shared.lists[which] = list;
+        }
+        shared.latest = which;
+        shared.announced = Some(streams.to_vec());
+        Ok(())
     }
 
-    fn announce(&self, shared: &mut Shared, streams: &[usize]) -> Result<()> {
+    /// Where a list stands.
+    fn place_of(&self, which: usize) -> Result<Tensor> {
+        self.program.own(self.states.list).rows(which..which + 1)
+    }
+
+    /// By which list a step advances these streams, and what that must be given first. It is not that of the step
+    /// which is announced.
+    fn list(&self, shared: &Shared, streams: &[usize]) -> Result<(usize, Option<Vec<u32>>)> {
         const OP: &str = "Streams::advance";
         let mut given = vec![false; self.count];
         for (i, &stream) in streams.iter().enumerate() {
@@ -140,16 +177,10 @@ impl Streams {
         // The other list first: by turns they say the same again.
         let known = [1 - shared.latest, shared.latest].into_iter();
         let known = known.clone().find(|&which| shared.lists[which] == list);
-        let which = known.unwrap_or(1 - shared.latest);
-        if known.is_none() {
-            let lists = self.program.own(self.states.list);
-            shared.lists[which].clear();
-            lists.rows(which..which + 1)?.write_uint(&list)?;
-            shared.lists[which] = list;
-        }
-        shared.latest = which;
-        shared.announced = Some(streams.to_vec());
-        Ok(())
+        Ok(match known {
+            Some(which) => (which, None),
+            None => (1 - shared.latest, Some(list)),
+        })
     }
 
     /// Does the announced step by `run`; if that works, the states are in the other halves of h.
@@ -163,6 +194,32 @@ impl Streams {
             return Err(Error::value("Streams", "step", expected, "none"));
         };
         run(STEPS[shared.latest])?;
+        for &stream in streams {
+            shared.halves[stream] = !shared.halves[stream];
+        }
+        shared.announced = None;
+        Ok(())
+    }
+
+    /// Does a step that was not announced.
+    fn at_once(&self, shared: &mut Shared, streams: &[usize], x: &[f32]) -> Result<()> {
+        let (which, list) = self.list(shared, streams)?;
+        let at = self.program.place(STEPS[which])?;
+        let [lists, inputs] = [self.place_of(which)?, self.x().rows(0..streams.len())?];
+        if list.is_some() {
+            shared.lists[which].clear();
+        }
+        self.program.holding(at, &self.uses[which], |held| {
+            if let Some(list) = &list {
+                lists.write_uint_held(held, list)?;
+            }
+            inputs.write_held(held, x)?;
+            self.program.run_held(at, held)
+        })?;
+        if let Some(list) = list {
+            shared.lists[which] = list;
+        }
+        shared.latest = which;
         for &stream in streams {
             shared.halves[stream] = !shared.halves[stream];
         }
@@ -192,21 +249,19 @@ impl Streams {
     /// `[n, P]`, both in the order of `streams`. Calls from several threads wait for each other.
     ///
     /// # Errors
-    /// As [`Self::advance`], or if `x` has another shape.
+    /// As [`Self::advance`], or if `x` has another shape; a step that was announced before is then still announced.
     pub fn step(&self, streams: &[usize], x: ArrayView2<'_, f32>) -> Result<Array2<f32>> {
         const OP: &str = "Streams::step";
         let expected = [streams.len(), self.spec.input_size];
         if x.shape() != expected {
             return Err(Error::shape(OP, "x", expected, x.shape()));
         }
-        let mut shared = self.lock();
-        self.announce(&mut shared, streams)?;
-        let rows = 0..streams.len();
         let values: Vec<f32> = x.iter().copied().collect();
-        self.x().rows(rows.clone())?.write(&values)?;
-        self.announced(&mut shared, |step| self.program.run(step))?;
+        // Held to the end: y is that of the latest step.
+        let mut shared = self.lock();
+        self.at_once(&mut shared, streams, &values)?;
         let shape = (streams.len(), self.spec.output_size());
-        Array2::from_shape_vec(shape, self.y().rows(rows)?.read()?)
+        Array2::from_shape_vec(shape, self.y().rows(0..streams.len())?.read()?)
             .map_err(|e| Error::shape(OP, "y", expected, e.to_string()))
     }
 
@@ -239,14 +294,15 @@ impl Streams {
     /// If there is no such stream, or the device fails.
     pub fn state(&self, stream: usize) -> Result<State> {
         const OP: &str = "Streams::state";
-        let (mut h, mut c) = (Vec::new(), Vec::new());
         let shared = self.lock();
-        for (of_h, of_c) in self.parts(OP, &shared, stream)? {
-            h.extend(of_h.read()?);
-            if let Some(of_c) = of_c {
-                c.extend(of_c.read()?);
-            }
-        }
+        let parts = self.parts(OP, &shared, stream)?;
+        let all = parts.iter().map(|(h, _)| h);
+        let all: Vec<_> = all
+            .chain(parts.iter().filter_map(|(_, c)| c.as_ref()))
+            .collect();
+        let mut values = read_together(&all)?;
+        let c = values.split_off(parts.len()).concat();
+        let h = values.concat();
         let layers = self.spec.num_layers;
         let array = |width: usize, values: Vec<f32>| {
             Array3::from_shape_vec((layers, 1, width), values)
@@ -283,19 +339,19 @@ impl Streams {
                 return Err(Error::shape(OP, arg, expected, given.shape()));
             }
         }
+        let of_layer = |a: &Array3<f32>, layer| -> Vec<f32> {
+            let part = a.index_axis(ndarray::Axis(0), layer);
+            part.iter().copied().collect()
+        };
+        let mut all = Vec::new();
         for (layer, (h, c)) in parts.iter().enumerate() {
-            let values = |a: &Array3<f32>| -> Vec<f32> {
-                a.index_axis(ndarray::Axis(0), layer)
-                    .iter()
-                    .copied()
-                    .collect()
-            };
-            h.write(&values(&state.h))?;
+            all.push((h, of_layer(&state.h, layer)));
             if let (Some(c), Some(given)) = (c, &state.c) {
-                c.write(&values(given))?;
+                all.push((c, of_layer(given, layer)));
             }
         }
-        Ok(())
+        let all: Vec<_> = all.iter().map(|(t, v)| (*t, v.as_slice())).collect();
+        write_together(&all)
     }
 
     /// Zeroes a stream's state.
@@ -306,8 +362,6 @@ impl Streams {
         let shared = self.lock();
         let parts = self.parts("Streams::reset", &shared, stream)?;
         let tensors = parts.iter().flat_map(|(h, c)| [Some(h), c.as_ref()]);
-        tensors
-            .flatten()
-            .try_for_each(|t| t.write(&vec![0.0; t.len()]))
+        zero_together(&tensors.flatten().collect::<Vec<_>>())
     }
 }

@@ -6,8 +6,8 @@ use bytemuck::NoUninit;
 
 use super::sequence::Precision;
 use super::{
-    Buffer, BufferId, Choice, Contents, Cost, Needs, PARAMS_STRIDE, Plan, PlanId, Role, Section,
-    Step, Target,
+    Buffer, BufferId, Choice, Contents, Cost, Follows, Needs, PARAMS_STRIDE, Plan, PlanId, Role,
+    Section, Step, Target,
 };
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS, Told};
@@ -79,6 +79,7 @@ impl Builder {
                 choices: Vec::new(),
                 contents: Vec::new(),
                 needs: Needs::default(),
+                follows: Vec::new(),
             },
         }
     }
@@ -221,6 +222,11 @@ impl Builder {
             name,
             steps: at..at,
         });
+    }
+
+    /// Says that a section needs another to have run before it.
+    pub(crate) fn follows(&mut self, follows: Follows) {
+        self.plan.follows.push(follows);
     }
 
     /// Adds a dispatch to the current section (`main` if none was started).

@@ -49,6 +49,7 @@ pub struct Plan {
     pub(crate) choices: Vec<Choice>,
     pub(crate) contents: Vec<Contents>,
     pub(crate) needs: Needs,
+    pub(crate) follows: Vec<Follows>,
 }
 
 /// What a plan's results depend on beside its steps.
@@ -62,6 +63,19 @@ pub(crate) struct Needs {
     pub(crate) packed: Vec<(BufferId, BufferId)>,
     /// Buffers of token ids.
     pub(crate) ids: BTreeMap<BufferId, Ids>,
+}
+
+/// A section that goes on from what another left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Follows {
+    /// The section.
+    pub(crate) section: &'static str,
+    /// The one that must have run before it.
+    pub(crate) after: &'static str,
+    /// What both read, which may not be written in between.
+    pub(crate) unchanged: Vec<BufferId>,
+    /// The call that is refused else.
+    pub(crate) op: &'static str,
 }
 
 /// Numbers that a plan puts into a buffer before it runs, such as a table of its own steps.
@@ -304,6 +318,24 @@ impl Plan {
                 let names: Vec<_> = self.sections.iter().map(|s| s.name).collect();
                 Error::value("Plan::section", "name", format!("one of {names:?}"), name)
             })
+    }
+
+    /// The plan with one of its sections alone.
+    pub(crate) fn only(&self, section: &str) -> Result<Self> {
+        let steps = self.section(section)?;
+        let of = |s: &&Section| s.name == section;
+        let sections = self.sections.iter().filter(of).map(|s| Section {
+            name: s.name,
+            steps: 0..steps.len(),
+        });
+        Ok(Self {
+            sections: sections.collect(),
+            steps: self.steps[steps.clone()].to_vec(),
+            contents: Vec::new(),
+            needs: Needs::default(),
+            follows: Vec::new(),
+            ..self.clone()
+        })
     }
 
     /// The buffer with this name.

@@ -1,6 +1,8 @@
 //! Dropout between layers.
 
-use crate::common::results::{Values, assert_same, everywhere, fill_inputs, results, write_inputs};
+use crate::common::results::{
+    Values, assert_same, everywhere, fill_inputs, latest, results, write_inputs,
+};
 use crate::{DROPOUT, SIZE, some};
 use wgrnn::cell;
 use wgrnn::{Activation, Context, Function, Layer, LayerSpec, Result, Sequence, Size};
@@ -194,6 +196,99 @@ fn dropout_keeps_the_mean() -> Result<()> {
                 "{name}[{i}] {mean} {want} ± {most}"
             );
         }
+    }
+    Ok(())
+}
+
+/// Which of the lowest layer's outputs a forward pass leaves.
+fn mask(sequence: &Sequence) -> Result<Vec<bool>> {
+    sequence.forward()?;
+    Ok(handed_on(sequence, 0)?.iter().map(|&v| v != 0.0).collect())
+}
+
+#[test]
+fn no_two_passes_of_a_layer_drop_the_same() -> Result<()> {
+    for context in everywhere() {
+        let layer = handing_on(&context, linear(DROPOUT, 2))?;
+        let planned = || -> Result<Sequence> {
+            let sequence = layer.training(SIZE)?;
+            fill_inputs(&sequence, 1)?;
+            Ok(sequence)
+        };
+        let kept = planned()?;
+        let mut masks = Vec::new();
+        // A call that is planned for every batch goes on, as one that is kept.
+        for _ in 0..3 {
+            masks.push(mask(&planned()?)?);
+            masks.push(mask(&kept)?);
+        }
+        for (n, mask) in masks.iter().enumerate() {
+            assert!(!masks[..n].contains(mask), "{}: mask {n}", context.name());
+        }
+        let clock = layer.dropout_clock().unwrap();
+        assert_eq!(clock.read_uint()?, [6]);
+        // Asked for, in any of them.
+        for n in [4, 1] {
+            clock.write_uint(&[n])?;
+            assert!(
+                mask(&planned()?)? == masks[n as usize],
+                "{}",
+                context.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backward_pass_drops_what_its_own_forward_pass_did() -> Result<()> {
+    for context in everywhere() {
+        let layer = Layer::new(&context, linear(DROPOUT, 2), 3)?;
+        let [one, two] = [layer.training(SIZE)?, layer.training(SIZE)?];
+        let given = fill_inputs(&one, 1)?;
+        write_inputs(&two, &given)?;
+        let want = results(&one)?;
+        // The same mask once more, and another's pass before the way back.
+        let clock = one.dropout_clock().unwrap();
+        clock.write_uint(&[0])?;
+        one.forward()?;
+        two.forward()?;
+        clock.write_uint(&[77])?;
+        one.backward()?;
+        for (name, got) in latest(&one)? {
+            assert_same(&context, &name, &got, &want[&name]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_archive_has_the_counter_of_masks() -> Result<()> {
+    for context in everywhere() {
+        let layer = handing_on(&context, linear(DROPOUT, 2))?;
+        let planned = |layer: &Layer| -> Result<Sequence> {
+            let sequence = layer.training(SIZE)?;
+            fill_inputs(&sequence, 1)?;
+            Ok(sequence)
+        };
+        mask(&planned(&layer)?)?;
+        let mut archive = layer.to_archive()?;
+        let next = mask(&planned(&layer)?)?;
+        let loaded = Layer::new(&context, linear(DROPOUT, 2), 8)?;
+        loaded.load(&archive)?;
+        assert!(mask(&planned(&loaded)?)? == next, "{}", context.name());
+        // As PyTorch's, which have none.
+        archive.metadata.clear();
+        loaded.load(&archive)?;
+        assert_eq!(loaded.dropout_clock().unwrap().read_uint()?, [2]);
+        for wrong in ["", "-1", "4294967296", "one"] {
+            let named = ("dropout_clock".to_owned(), wrong.to_owned());
+            archive.metadata = [named].into();
+            assert!(loaded.load(&archive).is_err(), "{wrong}");
+        }
+        let without = Layer::new(&context, linear(0.0, 2), 8)?;
+        without.load(&archive)?;
+        assert!(without.dropout_clock().is_none() && without.to_archive()?.metadata.is_empty());
     }
     Ok(())
 }
