@@ -17,6 +17,7 @@ use wgrnn::{Call, Context, Error, Layer, Lstm, Result, Sequence, Size, State, St
 const SIZE: Size = Size { steps: 4, batch: 3 };
 const INPUT: usize = 5;
 const HIDDEN: usize = 8;
+const MANY: usize = 4_000;
 
 fn everywhere() -> Vec<Context> {
     let mut contexts = vec![Context::cpu()];
@@ -375,8 +376,9 @@ fn streams_step_while_another_reads() -> Result<()> {
             let step = |t| streams.step(&[t % 3, 3], x(t).view()).unwrap();
             (0..steps).map(step).collect()
         };
-        let want = run(&layer.streams(4)?);
-        let streams = layer.streams(4)?;
+        // So many that reading all their outputs takes as long as a step.
+        let want = run(&layer.streams(MANY)?);
+        let streams = layer.streams(MANY)?;
         let over = AtomicBool::new(false);
         let got = thread::scope(|scope| {
             scope.spawn(|| {

@@ -53,6 +53,7 @@ pub static TAKE: Kernel = Kernel {
     params_size: size_of::<Params>(),
     workgroup_size: 1,
     workgroup_memory: 0,
+    rounds: no_loops,
     twin: twin!(take_twin),
     sample: |_, rng| {
         let mut b = Builder::new("clock");
