@@ -79,6 +79,13 @@
 //! | resets | the state is zeroed before a step, also past the length |
 //! | burn-in | the first steps carry the state and have no gradient, nor does what flows into them |
 //!
+//! # Threads
+//!
+//! Any thread may call anything at any time. A call takes all memory that it touches before it begins and gives it back in
+//! the end: calls that share memory, where one of them writes it, wait for each other, and others run at the same time.
+//! What several threads leave is what they would leave in some order one after another; a call that is refused has changed
+//! nothing. What a host records, it orders by its own submissions.
+//!
 //! # Numbers
 //!
 //! Sums are accumulated in `f32`, whatever the precision of weights and activations, in a fixed order: the same input on the same adapter gives the

@@ -392,7 +392,14 @@ impl Program {
         let name = self.plan.sections[at].name;
         let all = self.plan.follows.iter().zip(&self.seen);
         let mut own = all.filter(|(follows, _)| follows.section == name);
-        own.try_for_each(|(follows, seen)| seen.check(follows, &self.plan, &self.tensors))
+        let checked =
+            own.try_for_each(|(follows, seen)| seen.check(follows, &self.plan, &self.tensors));
+        // A pass may have failed because the device was lost: that is then the reason to tell.
+        #[cfg(feature = "gpu")]
+        if let (Device::Gpu(gpu), Err(_)) = (self.context.device(), &checked) {
+            gpu.health.check_known("Program::run")?;
+        }
+        checked
     }
 
     /// Those that follow a section.
