@@ -58,7 +58,7 @@ fn optimizer(context: &Context, weight: &Tensor) -> Result<()> {
     };
     sgd::step(&mut b, args)?;
     let program = Program::new(context, b.finish(), &[(bound, weight.clone())])?;
-    program.tensor(rate).write(&[0.1])?;
+    program.tensor(rate)?.write(&[0.1])?;
     program.run("main")
 }
 
