@@ -27,7 +27,7 @@ fn everywhere() -> Vec<Context> {
 
 /// A call of the CPU takes microseconds, one of a software adapter milliseconds.
 fn rounds(context: &Context) -> usize {
-    let few = if context.is_gpu() { 2 } else { 20 };
+    let few = if context.is_gpu() { 1 } else { 20 };
     if common::thorough() { 10 * few } else { few }
 }
 
