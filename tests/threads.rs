@@ -89,6 +89,9 @@ struct Wanted {
     step: Vec<Array2<f32>>,
 }
 
+/// A call that checks what it gives.
+type Called<'a> = Box<dyn Fn(usize, usize) -> Result<()> + Sync + 'a>;
+
 /// One layer and every kind of thing that is planned for it.
 struct Shared {
     layer: Layer,
@@ -167,12 +170,7 @@ impl Shared {
     }
 
     /// The calls, by name. A call is told the round and the thread, of which there are two.
-    fn calls(
-        &self,
-    ) -> Vec<(
-        &'static str,
-        Box<dyn Fn(usize, usize) -> Result<()> + Sync + '_>,
-    )> {
+    fn calls(&self) -> Vec<(&'static str, Called<'_>)> {
         let wanted = &self.wanted;
         let [one, two] = &self.inference;
         let [three, four] = &self.training;
