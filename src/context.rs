@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::kernel::Kernel;
-use crate::plan::{DISPATCH_STEPS, DeviceKind, Force, Target};
+use crate::plan::{DISPATCH_STEPS, Denied, DeviceKind, Force, Target};
 
 #[cfg(feature = "gpu")]
 pub(crate) use crate::backend::gpu::Gpu;
@@ -16,6 +16,8 @@ pub struct Context {
     planned: Option<DeviceKind>,
     force: Force,
     dispatch_steps: usize,
+    denied: Denied,
+    loop_rounds: u64,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,8 @@ impl Context {
             planned: None,
             force: Force::default(),
             dispatch_steps: DISPATCH_STEPS,
+            denied: Denied::NONE,
+            loop_rounds: u64::MAX,
         }
     }
 
@@ -238,6 +242,15 @@ impl Context {
         }
     }
 
+    /// The same device, for which plans have none of these kernels, and no loop of more rounds.
+    pub(crate) fn without(&self, denied: Denied, loop_rounds: u64) -> Self {
+        Self {
+            denied: self.denied.union(denied),
+            loop_rounds: self.loop_rounds.min(loop_rounds),
+            ..self.clone()
+        }
+    }
+
     /// What kind of device it is, whatever rules plans for it follow.
     pub fn kind(&self) -> DeviceKind {
         self.own_target().kind
@@ -250,6 +263,8 @@ impl Context {
             kind: self.planned.unwrap_or(own.kind),
             force: self.force,
             dispatch_steps: self.dispatch_steps,
+            denied: self.denied,
+            loop_rounds: self.loop_rounds.min(own.loop_rounds),
             ..own
         }
     }

@@ -55,6 +55,14 @@ pub enum Error {
         /// What the device allows.
         available: u64,
     },
+    /// A plan needs a kernel that computes wrongly on the device, and nothing else can take its place.
+    #[error(
+        "{kernel}: computes wrongly on this device, as its certificate says, and no other kernel can take its place"
+    )]
+    Denied {
+        /// The kernel's name.
+        kernel: &'static str,
+    },
     /// Something this version does not do.
     #[error("{op} does not support {needs}")]
     Unsupported {

@@ -372,7 +372,7 @@ impl<'a, R: Real> Args<'a, R> {
 }
 
 /// A one-step plan with the contents of its buffers: the input of a test or a benchmark.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sample {
     /// The plan; its only section is the kernel's step.
     pub plan: Plan,

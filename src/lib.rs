@@ -47,6 +47,7 @@
 //! | [`train`] | a language model, its training step, text and sampling |
 //! | [`interop`] | safetensors files, weights of ONNX, Keras and cuDNN, solved reference cases |
 //! | [`tune`] | measuring which choices are fastest on a device |
+//! | [`certify`] | finding the kernels that compute wrongly on a device before their numbers are used |
 //! | [`check`] | comparing GPU and CPU, with cases, kernel by kernel, step by step |
 //!
 //! # Notation
@@ -101,6 +102,7 @@
 pub mod activation;
 mod backend;
 pub mod cell;
+pub mod certify;
 pub mod check;
 pub mod compose;
 pub mod context;

@@ -64,8 +64,15 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
     if let Err(Error::Unsupported { needs, .. }) = context.check_kernel(kernel) {
         return Ok(vec![Outcome::unsupported(context, &case, needs)]);
     }
-    let sample = || guarded(sample(kernel, size)?);
-    let own = sample()?;
+    check_sample(context, &case, sample(kernel, size)?)
+}
+
+/// Runs a sample on `context` and on the oracle, as [`check`].
+///
+/// # Errors
+/// If the device fails.
+pub(crate) fn check_sample(context: &Context, case: &str, sample: Sample) -> Result<Vec<Outcome>> {
+    let own = guarded(sample);
     // Whose rules plans follow is nothing to a kernel.
     let target = Target {
         kind: context.kind(),
@@ -74,14 +81,14 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
     if !is_for(&target, &own.plan) {
         return Ok(Vec::new());
     }
-    let got = match run(context, own) {
+    let got = match run(context, own.clone()) {
         // The sample may ask for more than every kernel of this kind.
         Err(Error::Unsupported { needs, .. }) => {
-            return Ok(vec![Outcome::unsupported(context, &case, needs)]);
+            return Ok(vec![Outcome::unsupported(context, case, needs)]);
         }
         other => other?,
     };
-    let want = run(&Context::cpu_f64(), sample()?)?;
+    let want = run(&Context::cpu_f64(), own)?;
     let plan = got.plan();
     let section = plan.sections()[0].name;
     let steps = plan.section(section)?;
@@ -105,7 +112,7 @@ pub fn check(context: &Context, kernel: &'static Kernel, size: [usize; 3]) -> Re
         } else {
             format!("{} (guard cells overwritten)", buffer.name)
         };
-        outcomes.push(Outcome::new(context, &case, name, error, limit + rounding));
+        outcomes.push(Outcome::new(context, case, name, error, limit + rounding));
     }
     Ok(outcomes)
 }
@@ -131,11 +138,11 @@ fn is_for(target: &Target, plan: &Plan) -> bool {
 }
 
 /// Makes room for guard cells behind every buffer.
-fn guarded(mut sample: Sample) -> Result<Sample> {
+fn guarded(mut sample: Sample) -> Sample {
     for buffer in &mut sample.plan.buffers {
         buffer.shape = vec![buffer.len() + GUARD];
     }
-    Ok(sample)
+    sample
 }
 
 fn run(context: &Context, sample: Sample) -> Result<Program> {

@@ -68,7 +68,7 @@ impl StepError {
         self.error / self.tolerance
     }
 
-    fn differs(&self) -> bool {
+    pub(crate) fn differs(&self) -> bool {
         self.error > self.tolerance
     }
 }
@@ -114,17 +114,14 @@ impl Lockstep {
 /// # Errors
 /// If the plan has no such section, a kernel's twin refuses its arguments, or the device fails.
 pub fn lockstep(program: &Program, section: &str) -> Result<Lockstep> {
-    let plan = program.plan();
-    let steps = plan.section(section)?;
-    let mut pair = Pair::new(program)?;
     let mut report = Lockstep {
         section: section.to_owned(),
-        steps: steps.len(),
+        steps: program.plan().section(section)?.len(),
         largest: None,
         first: None,
     };
-    for step in steps {
-        for error in pair.step(step)? {
+    each_step(program, section, |_, errors| {
+        for error in errors {
             if error.differs() && report.first.is_none() {
                 report.first = Some(error.clone());
             }
@@ -133,8 +130,25 @@ pub fn lockstep(program: &Program, section: &str) -> Result<Lockstep> {
                 report.largest = Some(error);
             }
         }
-    }
+    })?;
     Ok(report)
+}
+
+/// Runs a section step by step beside its twin, and hands out the number of each step with the errors in the buffers that it
+/// changed.
+///
+/// # Errors
+/// As [`lockstep`].
+pub(crate) fn each_step(
+    program: &Program,
+    section: &str,
+    mut of: impl FnMut(usize, Vec<StepError>),
+) -> Result<()> {
+    let mut pair = Pair::new(program)?;
+    for step in program.plan().section(section)? {
+        of(step, pair.step(step)?);
+    }
+    Ok(())
 }
 
 /// A program and its twin.

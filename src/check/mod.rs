@@ -12,6 +12,7 @@ mod lockstep;
 pub mod tolerance;
 
 pub use compare::{Difference, compare};
+pub(crate) use lockstep::each_step;
 pub use lockstep::{Lockstep, StepError, lockstep};
 
 use crate::context::{Context, Dtype};

@@ -4,6 +4,10 @@
 //! about √L · u with the unit roundoff u (N. Higham, *Accuracy and stability of numerical
 //! algorithms*, 2002, § 4.2, as opposed to the worst case L · u). An activation adds a few u, since
 //! WGSL allows `exp` an error of 3 + 2|x| units in the last place.
+//!
+//! Where states or gradients grow from step to step, so does every rounding error before them, and results in `f32` differ
+//! between devices by more than any formula of a length, as PyTorch's in `f32` and `f64` do: a training that explodes is not
+//! one that a driver gets wrong. What is compared here is a single kernel, or a layer with its `sensitivity`.
 
 use crate::context::Dtype;
 

@@ -7,7 +7,7 @@ use bytemuck::NoUninit;
 use super::sequence::Precision;
 use super::{
     Buffer, BufferId, Choice, Contents, Cost, Follows, Needs, PARAMS_STRIDE, Plan, PlanId, Role,
-    Section, Step, Target,
+    Section, Small, Step, Target,
 };
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Element, Kernel, MAX_BINDINGS, Told};
@@ -80,6 +80,7 @@ impl Builder {
                 contents: Vec::new(),
                 needs: Needs::default(),
                 follows: Vec::new(),
+                small: Vec::new(),
             },
         }
     }
@@ -164,6 +165,11 @@ impl Builder {
         Ok(())
     }
 
+    /// Notes how a small plan with kernels of this one is made.
+    pub(crate) fn small(&mut self, small: Small) {
+        self.plan.small.push(small);
+    }
+
     /// Notes a choice for [`Plan::choices`].
     pub fn chose(&mut self, what: &str, chosen: &'static str, why: &str) {
         let all = &mut self.plan.choices;
@@ -243,6 +249,11 @@ impl Builder {
             grid,
             cost,
         } = dispatch;
+        if self.target.denied.has(kernel) {
+            return Err(Error::Denied {
+                kernel: kernel.name,
+            });
+        }
         self.check_bindings(kernel, bindings)?;
         if self.plan.steps.len() >= MAX_STEPS {
             return Err(Error::Limit {

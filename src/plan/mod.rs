@@ -15,11 +15,14 @@ pub mod sequence;
 mod target;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::kernel::{Access, Constant, Element, Kernel, Told};
+use crate::kernel::{Access, Constant, Element, Kernel, Sample, Told};
+use crate::rng::Rng;
 use crate::tensor::Ids;
 
 pub use builder::{Builder, Dispatch, Grid};
@@ -31,7 +34,7 @@ pub use parts::Portion;
 pub(crate) use target::DISPATCH_STEPS;
 #[cfg(feature = "gpu")]
 pub(crate) use target::GROUPS;
-pub use target::{Choice, Cooperative, DeviceKind, Force, Target};
+pub use target::{Choice, Cooperative, Denied, DeviceKind, Force, Target};
 
 /// The distance between two parameter blocks in [`Plan::params`]: the largest offset alignment
 /// that a device may ask for.
@@ -50,6 +53,7 @@ pub struct Plan {
     pub(crate) contents: Vec<Contents>,
     pub(crate) needs: Needs,
     pub(crate) follows: Vec<Follows>,
+    pub(crate) small: Vec<Small>,
 }
 
 /// What a plan's results depend on beside its steps.
@@ -76,6 +80,42 @@ pub(crate) struct Follows {
     pub(crate) unchanged: Vec<BufferId>,
     /// The call that is refused else.
     pub(crate) op: &'static str,
+}
+
+/// How to make a small plan with kernels of a plan, in the same specialisation, and numbers to run it on: the steps of a
+/// layer over few sequences, or over as many.
+#[derive(Clone)]
+pub(crate) struct Small(Arc<Remake>);
+
+type Remake = dyn Fn(Amount, &mut Rng) -> Result<Sample> + Send + Sync;
+
+/// How much a small plan works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Amount {
+    /// Few steps of few sequences.
+    Least,
+    /// Few steps of all sequences, on whose number specialisations depend.
+    Batch,
+}
+
+impl Small {
+    pub(crate) fn new(
+        remake: impl Fn(Amount, &mut Rng) -> Result<Sample> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(remake))
+    }
+
+    /// The plan, and what is given to it.
+    pub(crate) fn make(&self, amount: Amount, rng: &mut Rng) -> Result<Sample> {
+        (self.0)(amount, rng)
+    }
+}
+
+/// Nothing of the closure can be shown.
+impl fmt::Debug for Small {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Small")
+    }
 }
 
 /// Numbers that a plan puts into a buffer before it runs, such as a table of its own steps.

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use super::sequence::{Levels, StepForm, Strategy};
 use crate::error::{Error, Result};
+use crate::kernel::Kernel;
+use crate::kernels::ALL;
 use crate::kernels::gemm::Form;
 
 /// What a plan is made for.
@@ -40,8 +42,50 @@ pub struct Target {
     /// The most rounds that an invocation may make through its loops, all of them together. Mesa's compiler for the CPU
     /// (llvmpipe) ends them behind 65,535, without a word; other devices have no such bound.
     pub loop_rounds: u64,
+    /// Kernels that compute wrongly there, which no plan has: others take their places, or it is refused. See
+    /// [`certify`](crate::certify).
+    pub denied: Denied,
     /// What is chosen whatever the rules say.
     pub force: Force,
+}
+
+/// Some of the kernels of this crate ([`ALL`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Denied(u128);
+
+/// Each has a bit.
+const _: () = assert!(ALL.len() <= 128);
+
+impl Denied {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// With one more of the crate's kernels; a kernel from elsewhere is none of them.
+    #[must_use]
+    pub fn with(self, kernel: &'static Kernel) -> Self {
+        Self(self.0 | Self::bit(kernel))
+    }
+
+    /// Whether a kernel is among them.
+    pub fn has(self, kernel: &'static Kernel) -> bool {
+        self.0 & Self::bit(kernel) != 0
+    }
+
+    /// True if none is.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those of either.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    fn bit(kernel: &'static Kernel) -> u128 {
+        let place = ALL.iter().position(|k| std::ptr::eq(*k, kernel));
+        place.map_or(0, |place| 1 << place)
+    }
 }
 
 /// Square matrices of 16-bit floats with sums in `f32` that a subgroup multiplies together.
@@ -235,6 +279,7 @@ impl Target {
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             loop_rounds: kind.loop_rounds(),
+            denied: Denied::NONE,
             force: Force {
                 gemm: None,
                 strategy: None,

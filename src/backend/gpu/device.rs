@@ -9,7 +9,7 @@ use super::lost::Health;
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Kernel, compose};
 use crate::kernels::step::LANES;
-use crate::plan::{Cooperative, DISPATCH_STEPS, DeviceKind, Force, GROUPS, Target};
+use crate::plan::{Cooperative, DISPATCH_STEPS, Denied, DeviceKind, Force, GROUPS, Target};
 
 /// A device, its queue and its pipelines.
 #[derive(Debug)]
@@ -168,6 +168,7 @@ impl Gpu {
             groups: GROUPS,
             dispatch_steps: DISPATCH_STEPS,
             loop_rounds: kind.loop_rounds(),
+            denied: Denied::NONE,
             force: Force::default(),
         }
     }

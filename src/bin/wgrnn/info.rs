@@ -1,14 +1,22 @@
 //! `wgrnn info`: the adapters of this machine, the device that is taken, and the kernels.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use wgrnn::certify::Certificates;
 use wgrnn::kernels::ALL;
 use wgrnn::wgpu::{self, Adapter, DeviceType};
 use wgrnn::{Context, Error, Result};
 
+use crate::certify::summary;
+
 /// Shows adapters, limits, features, which device is taken and which kernels run where.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Also show what this file of `certify`, `bench` or `train` says of each device
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+}
 
 /// Features that a kernel may use; those that an adapter has are turned on when it is opened.
 const FEATURES: [(wgpu::Features, &str); 3] = [
@@ -17,7 +25,12 @@ const FEATURES: [(wgpu::Features, &str); 3] = [
     (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
 ];
 
-pub(crate) fn run(_: &Args) -> Result<ExitCode> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let known = args
+        .certificate
+        .as_ref()
+        .map(Certificates::load)
+        .transpose()?;
     let adapters = pollster::block_on(Context::adapters());
     let mut opened = Vec::new();
     println!("adapters");
@@ -34,6 +47,13 @@ pub(crate) fn run(_: &Args) -> Result<ExitCode> {
         }
         for (name, value) in properties(adapter) {
             println!("      {name:<26}{value}");
+        }
+    }
+    if let Some(known) = &known {
+        println!("\ncertificates");
+        let opened = opened.iter().map(|(_, context)| context.clone());
+        for context in std::iter::once(Context::cpu()).chain(opened) {
+            println!("  {}: {}", context.name(), summary(&known.of(&context)));
         }
     }
     println!("\ndevice");

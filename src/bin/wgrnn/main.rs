@@ -22,11 +22,13 @@ macro_rules! eprintln {
 }
 
 mod bench;
+mod certify;
 mod check;
 mod choices;
 mod files;
 mod floor;
 mod info;
+mod layer;
 mod plan;
 mod sample;
 mod train;
@@ -42,6 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Certify(certify::Args),
     Check(check::Args),
     Info(info::Args),
     Plan(plan::Args),
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     .init();
     let done = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Certify(args) => certify::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Plan(args) => plan::run(&args),

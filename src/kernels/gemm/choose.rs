@@ -39,6 +39,7 @@ fn by_rule(shape: &Shape, target: &Target) -> (Form, &'static str) {
             (Form::SplitK, "k is longer than the device's loops may be")
         }
         fits if fits == form => (form, why),
+        other if form.denied(shape, target) => (other, "the rule's choice computes wrongly here"),
         other => (other, "a limit of the device is too low for others"),
     }
 }

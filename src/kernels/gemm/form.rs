@@ -77,7 +77,7 @@ impl Form {
         }
         let few = shape.few().is_some();
         match self {
-            Self::SplitK => Split::of(shape, target).is_some(),
+            Self::SplitK => !target.denied.has(&kernels::SUM) && Split::of(shape, target).is_some(),
             Self::Cooperative => target.cooperative.is_some() && self.runs(shape, target),
             Self::Rows => few && self.runs(shape, target),
             Self::RowsSubgroups => {
@@ -88,6 +88,11 @@ impl Form {
         }
     }
 
+    /// True if its kernel computes wrongly on the device.
+    pub(super) fn denied(self, shape: &Shape, target: &Target) -> bool {
+        target.denied.has(self.kernel(shape))
+    }
+
     /// True if its kernel comes to the end of k within the rounds that a device lets a loop make.
     pub(super) fn ends(self, shape: &Shape, target: &Target) -> bool {
         self == Self::SplitK || shape.k <= Rounds::of(self, shape).longest(target.loop_rounds)
@@ -96,7 +101,8 @@ impl Form {
     /// True if its kernel and its grid are within the limits.
     fn runs(self, shape: &Shape, target: &Target) -> bool {
         let kernel = self.kernel(shape);
-        kernel.workgroup_size <= target.invocations
+        !self.denied(shape, target)
+            && kernel.workgroup_size <= target.invocations
             && kernel.workgroup_memory <= target.workgroup_memory
             && kernel.bindings.len() as u32 <= target.storage_buffers
             && self.grid(shape).iter().all(|&g| g <= MAX_GROUPS as usize)

@@ -31,6 +31,7 @@ pub use kernels::{
     ACROSS_K, ALONG_K, ALONG_K_SUBGROUPS, BLOCKS, COOPERATIVE, GEMM, SUM, TILE32, TILE64, TILE128,
 };
 pub(crate) use library::{Strided, StridedMut, product};
+pub(crate) use sample::like;
 pub use shape::Shape;
 
 /// What is applied to every element of a product.

@@ -1,10 +1,13 @@
 //! Inputs for tests and benchmarks of the kernels.
 
-use super::{Activation, Form, Gemm};
+use super::params::Product;
+use super::{Activation, Form, Gemm, kernels};
 use crate::error::Result;
-use crate::kernel::{Data, Sample};
+use crate::kernel::{Constant, Data, Kernel, Sample};
 use crate::plan::sequence::Precision;
-use crate::plan::{BufferId, Builder, Cooperative, Force, Matrix, Role, Target};
+use crate::plan::{
+    BufferId, Builder, Cooperative, Cost, Dispatch, Force, Grid, Matrix, Plan, Role, Step, Target,
+};
 use crate::rng::Rng;
 
 /// A product in one form, of about this size: of all kinds (NN, NT, TN, TT), with and without bias, α, β
@@ -133,4 +136,110 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
         plan: b.finish(),
         data,
     })
+}
+
+/// A product like that of a step of a plan, in the same specialisation, over fewer rows, columns and k; `None` for a step
+/// that multiplies nothing.
+///
+/// # Errors
+/// If the step's parameters are not those of a product.
+pub(crate) fn like(plan: &Plan, step: &Step, rng: &mut Rng) -> Result<Option<Sample>> {
+    let Some(tile) = tile_of(step) else {
+        return Ok(None);
+    };
+    let own: Product = plan.told(step).params()?;
+    // What vec4s and remainders depend on stays.
+    let fewer = |size: u32| match size {
+        0..=MOST => size,
+        _ => MOST - 8 + size % 8,
+    };
+    let [m, n, k] = [own.m, own.n, own.k.min(own.chunk)].map(fewer);
+    let place = |[start, row, col]: [u32; 3]| [start % 4, row, col];
+    let [a, b, c] = [own.a, own.b, own.c].map(place);
+    let mut builder = Builder::on("product", Target::default());
+    let half = |name| {
+        let found = step.constants.contains(&(name, 1));
+        Precision::ALL[usize::from(found)]
+    };
+    let end = |[start, row, col]: [u32; 3], [rows, cols]: [u32; 2]| {
+        let last = |count: u32, stride: u32| count.saturating_sub(1) as usize * stride as usize;
+        // Whole vec4s.
+        (start as usize + last(rows, row) + last(cols, col) + 1).next_multiple_of(4)
+    };
+    let mut data = Vec::new();
+    let mut matrix = |name, precision, at: [u32; 3], [rows, cols]: [u32; 2], bound: f32| {
+        let len = end(at, [rows, cols]);
+        let id = builder.stored(precision, name, &[len], Role::Input);
+        // What lies between the rows is not to be read: NaN would show.
+        let mut values = vec![f32::NAN; len];
+        for i in 0..rows as usize {
+            for j in 0..cols as usize {
+                let [start, row, col] = at.map(|v| v as usize);
+                values[start + i * row + j * col] = rng.uniform(-bound, bound);
+            }
+        }
+        data.push((id, Data::Float(values)));
+        id
+    };
+    let bound = (k as f32).sqrt().recip();
+    let of_a = matrix("a", Precision::F32, a, [m, k], bound);
+    let of_b = matrix("b", half("B_HALF"), b, [k, n], 1.0);
+    let of_c = matrix("c", half("C_HALF"), c, [m, n], 1.0);
+    let bias = matrix("bias", Precision::F32, [0, 0, 1], [1, m.max(n)], 1.0);
+    let [x, y] = [n.div_ceil(tile[1]), m.div_ceil(tile[0])].map(|v| v as usize);
+    let constants: Vec<Constant> = step
+        .constants
+        .iter()
+        .filter(|(name, _)| !["B_HALF", "C_HALF"].contains(name))
+        .copied()
+        .collect();
+    builder.push(Dispatch {
+        kernel: step.kernel,
+        constants: &constants,
+        bindings: &[of_a, bias, of_c, of_b],
+        params: Product {
+            m,
+            n,
+            k,
+            a,
+            b,
+            c,
+            chunk: k,
+            c_part: 0,
+            ..own
+        },
+        grid: Grid::Groups([x, y, 1]),
+        cost: Cost {
+            flops: 2 * u64::from(m) * u64::from(n) * u64::from(k),
+            bytes: 0,
+            length: k as usize,
+        },
+    })?;
+    let plan = builder.finish();
+    Ok(Some(Sample { plan, data }))
+}
+
+/// The most rows, columns and k of a product that is like another.
+const MOST: u32 = 136;
+
+/// Rows and columns that a workgroup of a product's kernel owns.
+fn tile_of(step: &Step) -> Option<[u32; 2]> {
+    let is = |kernel: &'static Kernel| std::ptr::eq(step.kernel, kernel);
+    let of = |name| {
+        let found = step.constants.iter().find(|(n, _)| *n == name);
+        found.map_or(1, |(_, value)| *value)
+    };
+    // One row of workgroups has all columns.
+    let few = |cols: u32| Some([u32::MAX, cols]);
+    match () {
+        () if is(&kernels::GEMM) => Some([8, 8]),
+        () if is(&kernels::TILE32) || is(&kernels::COOPERATIVE) => Some([32, 32]),
+        () if is(&kernels::TILE64) => Some([64, 64]),
+        () if is(&kernels::TILE128) => Some([128, 128]),
+        // Whatever the width, neither side is longer: past the end nothing is stored.
+        () if is(&kernels::BLOCKS) => Some([4 * of("ROWS"), 4 * of("COLS")]),
+        () if is(&kernels::ALONG_K) || is(&kernels::ALONG_K_SUBGROUPS) => few(4),
+        () if is(&kernels::ACROSS_K) => few(32),
+        () => None,
+    }
 }

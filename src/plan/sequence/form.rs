@@ -93,6 +93,24 @@ impl StepForm {
         Ok(())
     }
 
+    /// Whether its kernel computes right on a device, as far as is known; the error says which does not.
+    fn right(self, spec: &LayerSpec, target: &Target, way: Way) -> Result<(), String> {
+        let kernel = spec.cell.forms[way as usize]
+            .as_ref()
+            .and_then(|f| match self {
+                Self::Plain => None,
+                Self::Blocks => Some(f.blocks),
+                Self::Few => Some(f.few),
+                Self::Tile => Some(f.tile),
+            });
+        match kernel {
+            Some(kernel) if target.denied.has(kernel) => {
+                Err(format!("{} computes wrongly here", kernel.name))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What its kernel is specialised to.
     fn constants(self, shape: &Shape, target: &Target) -> Vec<Constant> {
         let own = match self {
@@ -159,7 +177,10 @@ pub(super) fn choose(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepF
             "plain was forced, but it has no 16-bit weights".to_owned(),
         ),
         Some(StepForm::Plain) => (StepForm::Plain, format!("forced; the rule: {why}")),
-        Some(forced) => match possible(spec, shape.way).and_then(|()| forced.fits(shape, target)) {
+        Some(forced) => match possible(spec, shape.way)
+            .and_then(|()| forced.fits(shape, target))
+            .and_then(|()| forced.right(spec, target, shape.way))
+        {
             Ok(()) => (forced, format!("forced; the rule: {why}")),
             Err(needs) => (
                 over_quads(chosen, spec, shape),
@@ -204,10 +225,39 @@ fn by_rule(spec: &LayerSpec, target: &Target, shape: &Shape) -> (StepForm, Strin
         ),
         DeviceKind::Gpu => (StepForm::Tile, "more than 8 sequences share the weights"),
     };
-    match form.fits(shape, target) {
+    let (form, why) = match form.fits(shape, target) {
         Ok(()) => (form, why.to_owned()),
         Err(needs) => (StepForm::Blocks, needs),
+    };
+    instead(form, spec, target, shape).unwrap_or((form, why))
+}
+
+/// What takes the place of a form whose kernel computes wrongly on a device, and why; none where it does not. Tiles are
+/// never alone: where neither blocks nor few sequences can be, all steps of a layer are plain, since its weights are packed
+/// for one of the two.
+fn instead(
+    form: StepForm,
+    spec: &LayerSpec,
+    target: &Target,
+    shape: &Shape,
+) -> Option<(StepForm, String)> {
+    // 16-bit weights are packed in any case: without another form the plan is refused.
+    if target.denied.is_empty() || spec.precision == Precision::F16 {
+        return None;
     }
+    let right = |form: &StepForm| form.right(spec, target, shape.way).is_ok();
+    let others = [StepForm::Blocks, StepForm::Few];
+    let of_quads = others
+        .iter()
+        .any(|f| right(f) && f.fits(shape, target).is_ok());
+    let wrong = match form.right(spec, target, shape.way) {
+        Err(wrong) => wrong,
+        Ok(()) if form != StepForm::Tile || of_quads => return None,
+        Ok(()) => StepForm::Blocks.right(spec, target, shape.way).err()?,
+    };
+    let fits = |form: &StepForm| right(form) && form.fits(shape, target).is_ok();
+    let other = others.into_iter().find(fits);
+    Some((other.unwrap_or(StepForm::Plain), wrong))
 }
 
 /// Whether a step back of a few sequences has so few tiles that workgroups which share the terms of a quad do better,

@@ -7,6 +7,7 @@ use super::call::Order;
 use super::form::{Way, packing};
 use super::group::Group;
 use super::run::{Block, Run, Segment};
+use super::small;
 use super::spec::{Level, Precision};
 use super::stack;
 use super::step::{At, Output};
@@ -55,6 +56,7 @@ pub fn forward(
         let expected = "given to a layer with dropout";
         return Err(Error::value("layer", "clock", expected, "none"));
     }
+    b.small(small::of_call(run));
     if run.masked() {
         make_mask(b, run, states)?;
     }

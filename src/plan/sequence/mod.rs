@@ -22,6 +22,7 @@ mod group;
 mod lanes;
 mod run;
 mod sampled;
+mod small;
 mod spec;
 mod stack;
 mod step;

@@ -98,8 +98,11 @@ fn by_rule(spec: &LayerSpec, target: &Target) -> (Strategy, String) {
 
 /// Whether a layer can be run so at all; the error says what is missing.
 fn possible(spec: &LayerSpec, target: &Target) -> Result<(), String> {
-    if spec.cell.sequence.is_none() {
+    let Some(passes) = &spec.cell.sequence else {
         return Err(format!("{} has no kernel for all steps", spec.cell.name));
+    };
+    if let Some(pass) = passes.iter().find(|p| target.denied.has(p.kernel)) {
+        return Err(format!("{} computes wrongly here", pass.kernel.name));
     }
     let (needed, available) = (
         4 * team::floats(spec, target),

@@ -10,6 +10,7 @@
 use super::buffers::{LevelWeights, Weights, blocks_forward, sizes};
 use super::call::check_sequences;
 use super::form::{Shape, Shaped, Way, plain, shaped};
+use super::small;
 use super::spec::{LayerSpec, Level, Precision};
 use super::step::{Stored, bindings, constants, cost, numbers};
 use super::strategy::{Strategy, choose};
@@ -58,6 +59,7 @@ pub fn streams(
     weights: &Weights,
 ) -> Result<StreamStates> {
     check(spec, count)?;
+    b.small(small::of_streams(spec, b.target(), count));
     let states = buffers(b, spec, count);
     b.section("prepare");
     for (level, &packed) in spec.levels().zip(&states.packed) {

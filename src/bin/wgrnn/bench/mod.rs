@@ -19,8 +19,9 @@ use regex::Regex;
 use serde_json::{Value, json};
 use wgrnn::interop::atomic::check_writable;
 use wgrnn::tune::Tuning;
-use wgrnn::{Context, Error, Precision, Result};
+use wgrnn::{Context, Error, Precision, Result, Sequence};
 
+use crate::certify::{Certified, summary};
 use crate::choices::{Choices, Rules};
 use crate::files::{self, Named};
 use crate::floor::{Bandwidth, Peaks};
@@ -68,6 +69,8 @@ pub(crate) struct Args {
     /// Measure for each shape what is fastest, and keep that in this file for the next time
     #[arg(long, value_name = "FILE", conflicts_with_all = ["strategy", "step", "levels", "product"])]
     tune: Option<PathBuf>,
+    #[command(flatten)]
+    certified: Certified,
     /// For how many seconds each shape is sampled at least
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = seconds)]
     min_time: f64,
@@ -122,6 +125,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         check_writable(output.path)?;
     }
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
+    let mut known = args.certified.open()?;
     let device = context(args)?.forcing(args.choices.force());
     let context = args.rules.of(&device)?;
     println!("{}", context.name());
@@ -145,7 +149,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::new(json, &name, &args.precision, settings);
     let mut series = Vec::new();
     for (shape, mode) in selected {
+        let plan = |context: &Context| {
+            Sequence::plan(
+                &shape.spec(),
+                &shape.call(mode, shape.steps),
+                &context.target(),
+            )
+        };
         let trial = chosen(&setup, tuning.as_mut(), shape, mode)
+            .and_then(|context| args.certified.context(&mut known, &context, plan))
             .and_then(|context| trial::run(&setup, &context, shape, mode));
         let row = match trial {
             Ok(trial) => Row::Ok(Box::new(trial)),
@@ -165,6 +177,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 kernels: trial.kernels,
             });
         }
+    }
+    if args.certified.wanted() {
+        println!("{}", summary(&known.of(&setup.context)));
     }
     if let Some(path) = &args.roofline {
         roofline::draw(path, &name, peaks, &series)?;
