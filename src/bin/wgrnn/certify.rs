@@ -91,6 +91,11 @@ impl Certified {
         self.certificate.is_some()
     }
 
+    /// The file, if one was given.
+    pub(crate) fn path(&self) -> &Option<PathBuf> {
+        &self.certificate
+    }
+
     /// The device for plans of kernels that compute right there, if a file was given.
     pub(crate) fn context(
         &self,

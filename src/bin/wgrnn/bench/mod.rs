@@ -114,6 +114,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ("--json", &args.json),
         ("--roofline", &args.roofline),
         ("--tune", &args.tune),
+        ("--certificate", args.certified.path()),
     ];
     let outputs = outputs.into_iter().filter_map(Named::given);
     let outputs: Vec<_> = outputs.collect();

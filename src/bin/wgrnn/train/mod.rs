@@ -19,6 +19,7 @@ use wgrnn::train::{
 };
 use wgrnn::{Context, Error, Result, Size};
 
+use crate::certify::{Certified, summary};
 use crate::files::Named;
 use crate::sample;
 use interrupt::Interrupt;
@@ -94,6 +95,8 @@ pub(crate) struct Args {
     /// auto, cpu, gpu, or part of an adapter's name
     #[arg(long, default_value = "auto")]
     device: String,
+    #[command(flatten)]
+    certified: Certified,
     /// Where to save the weights, as safetensors
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -151,6 +154,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(model) => model,
         None => build(args, &corpus.description, &context)?,
     };
+    let model = certified(args, model, size)?;
+    let context = model.context().clone();
     let trainer = Trainer::new(&model, trainer_spec(args, size))?;
     let first = corpus.description.iteration;
     if let Some(path) = &args.resume
@@ -304,6 +309,7 @@ fn keep_files_apart(args: &Args) -> Result<()> {
         ("--validation", &args.validation),
         ("--resume", &args.resume),
         ("--json", &args.json),
+        ("--certificate", args.certified.path()),
     ];
     let others: Vec<_> = others.into_iter().filter_map(Named::given).collect();
     if let Some(save) = Named::given(("--save", &args.save)) {
@@ -414,6 +420,29 @@ fn build(args: &Args, description: &Description, context: &Context) -> Result<La
         },
     };
     LanguageModel::new(context, spec, args.seed)
+}
+
+/// The model on a device for plans of kernels that compute right there, where a file of certificates was given.
+fn certified(args: &Args, model: LanguageModel, size: Size) -> Result<LanguageModel> {
+    if !args.certified.wanted() {
+        return Ok(model);
+    }
+    let (spec, context) = (*model.spec(), model.context());
+    let mut known = args.certified.open()?;
+    let plan = |context: &Context| {
+        let model = LanguageModel::new(context, spec, args.seed)?;
+        let trainer = Trainer::new(&model, trainer_spec(args, size))?;
+        Ok(trainer.program().plan().clone())
+    };
+    let certified = args.certified.context(&mut known, context, plan)?;
+    println!("{}", summary(&known.of(context)));
+    if certified.target() == context.target() {
+        return Ok(model);
+    }
+    // Its weights are packed for another plan there.
+    let other = LanguageModel::new(&certified, spec, args.seed)?;
+    other.load(&model.to_archive()?)?;
+    Ok(other)
 }
 
 /// The model to go on with. Options that would make it another one are refused.
