@@ -11,6 +11,7 @@ use crate::threads;
 /// Rows of a square that is turned.
 const SIDE: usize = 8;
 /// How far ahead of a row's squares its next numbers are asked for: two cache lines.
+#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 32;
 /// Numbers in a cache line.
 const LINE: usize = 16;
