@@ -184,7 +184,7 @@ impl Certificates {
     /// for its choices.
     ///
     /// # Errors
-    /// As `plan`; [`Error::Denied`](crate::Error::Denied) where nothing takes a wrong kernel's place; if the device fails or
+    /// As `plan`; [`Error::Denied`] where nothing takes a wrong kernel's place; if the device fails or
     /// may not block.
     pub fn context(
         &mut self,
