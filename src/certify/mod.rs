@@ -3,7 +3,7 @@
 //! A driver may compute wrongly without a word. [`Certificates::context`] runs every kernel of a plan, specialised as in the
 //! plan, once on small inputs and compares it with its reference on the CPU in double precision; what is wrong is not used
 //! by plans for the context that comes back: another kernel takes its place and the plan's choices say so
-//! ([`Plan::choices`]), or the plan is refused ([`Error::Denied`](crate::Error::Denied)). Kernels whose loops depend on a size
+//! ([`Plan::choices`]), or the plan is refused ([`Error::Denied`]). Kernels whose loops depend on a size
 //! are also run beyond 65,535 rounds, where a device is not known to end them ([`Target::loop_rounds`](crate::plan::Target::loop_rounds)).
 //!
 //! ```
