@@ -1,6 +1,8 @@
 //! Every shader, composed with every set of constants that its samples use: it must translate for
 //! every API, and be what its descriptor says.
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -12,18 +14,40 @@ use wgrnn::kernel::{Access, Constant, Element, Kernel, compose};
 use wgrnn::kernels::ALL;
 use wgrnn::rng::Rng;
 
+/// Sets of constants.
+type Sets = BTreeSet<Vec<Constant>>;
+
 /// The constants that the samples of a kernel set, in every combination that occurs, or in a dozen of
 /// them.
-fn constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
+fn constants(kernel: &'static Kernel) -> Sets {
     let hands_around = |set: &Vec<Constant>| {
         let mut of_set = set.iter();
         of_set.any(|(name, value)| *name == "SUBGROUP_SIZE" && *value > 0)
     };
-    let (handing, others) = all_constants(kernel).into_iter().partition(hands_around);
+    let (handing, others) = all_constants(kernel)
+        .clone()
+        .into_iter()
+        .partition(hands_around);
     few(handing).into_iter().chain(few(others)).collect()
 }
 
-fn all_constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
+/// The constants of all samples of each kernel, made once for all tests.
+static SETS: LazyLock<Vec<(&'static Kernel, Sets)>> = LazyLock::new(|| {
+    let of_each = |kernels: Vec<&'static Kernel>| {
+        let each = kernels.into_iter();
+        each.map(|kernel| (kernel, sampled(kernel)))
+            .collect::<Vec<_>>()
+    };
+    common::spread(ALL, of_each).concat()
+});
+
+fn all_constants(kernel: &'static Kernel) -> &'static Sets {
+    let mut sets = SETS.iter();
+    let of_kernel = sets.find(|(of, _)| std::ptr::eq(*of, kernel));
+    &of_kernel.expect(kernel.name).1
+}
+
+fn sampled(kernel: &'static Kernel) -> Sets {
     let mut found = BTreeSet::new();
     for (i, &size) in (0..).zip(SIZES) {
         for seed in 8 * i..8 * (i + 1) {
@@ -38,8 +62,8 @@ fn all_constants(kernel: &'static Kernel) -> BTreeSet<Vec<Constant>> {
 
 /// Some of the sets, spread over all, for texts that are long: a dozen for those made for a hidden size,
 /// whose options are those of the kernel of a single step, which is taken with every set; two dozen for
-/// products.
-fn few(sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
+/// products; a third of that where not everything runs.
+fn few(sets: Sets) -> Sets {
     let all_have = |names: &[&str]| {
         let has = |set: &Vec<Constant>| set.iter().any(|(name, _)| names.contains(name));
         sets.iter().all(has)
@@ -49,6 +73,7 @@ fn few(sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
         () if all_have(&["C_VEC4"]) => 24,
         () => return sets,
     };
+    let most = if common::thorough() { most } else { most / 3 };
     // Odd, so that options of two values are not seen with one alone.
     let every = sets.len().div_ceil(most) | 1;
     sets.into_iter().step_by(every).collect()
@@ -56,7 +81,7 @@ fn few(sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
 
 /// Samples of steps run on every device, and so without subgroup operations; here the kernels that have a use
 /// for them are taken with them as well.
-fn with_subgroups(mut sets: BTreeSet<Vec<Constant>>) -> BTreeSet<Vec<Constant>> {
+fn with_subgroups(mut sets: Sets) -> Sets {
     for mut set in sets.clone() {
         if let Some(flag) = set.iter_mut().find(|(name, _)| *name == SUBGROUPS) {
             flag.1 = 1;
@@ -105,26 +130,30 @@ struct Shader {
 
 /// One for each set of constants of each kernel, made once for all tests.
 static SHADERS: LazyLock<Vec<Shader>> = LazyLock::new(|| {
+    let of_each = |kernels: Vec<&'static Kernel>| kernels.into_iter().flat_map(shaders).collect();
+    let all: Vec<Vec<Shader>> = common::spread(ALL, of_each);
+    all.into_iter().flatten().collect()
+});
+
+fn shaders(kernel: &'static Kernel) -> Vec<Shader> {
     let mut shaders = Vec::new();
-    for &kernel in ALL {
-        for constants in with_subgroups(constants(kernel)) {
-            let text = compose(kernel.name, kernel.wgsl, &constants).expect(kernel.name);
-            let module = naga::front::wgsl::parse_str(&text)
-                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            let info = validator(&text)
-                .validate(&module)
-                .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
-            shaders.push(Shader {
-                kernel,
-                constants,
-                text,
-                module,
-                info,
-            });
-        }
+    for constants in with_subgroups(constants(kernel)) {
+        let text = compose(kernel.name, kernel.wgsl, &constants).expect(kernel.name);
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+        let info = validator(&text)
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+        shaders.push(Shader {
+            kernel,
+            constants,
+            text,
+            module,
+            info,
+        });
     }
     shaders
-});
+}
 
 impl Shader {
     fn name(&self) -> &'static str {
