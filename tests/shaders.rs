@@ -424,9 +424,10 @@ fn samples_cover_the_precisions() {
         }
     }
     // Packing, nine kernels of products, and of three cells three forms and all steps, both ways; what ten
-    // kernels of products store, the second factor of a sum, and the gates of these cells, plain steps too.
+    // kernels of products store, the second factor of a sum, rows that are cleared, and the gates of these cells, plain steps
+    // too.
     let weights = 1 + 9 + 3 * 4 * 2;
-    assert_eq!(found, weights + 10 + 1 + 3 * 5 * 2);
+    assert_eq!(found, weights + 10 + 1 + 1 + 3 * 5 * 2);
 }
 
 /// What Chrome compiles WGSL with, where it is installed.
