@@ -282,6 +282,10 @@ fn more_rows_than_workgroups() -> Result<()> {
             let made = plan(&forced, &case)?;
             let c = made.product.c;
             assert_eq!(made.plan.steps().len(), dispatches, "{form:?} {rows}");
+            // Four million rows take a software adapter most of a minute.
+            if !common::thorough() {
+                continue;
+            }
             let got = run(&context, made)?;
             let oracle = Context::cpu_f64();
             let want = run(&oracle, plan(&oracle, &case)?)?;
