@@ -85,7 +85,8 @@
 //! Any thread may call anything at any time. A call takes all memory that it touches before it begins and gives it back in
 //! the end: calls that share memory, where one of them writes it, wait for each other, and others run at the same time.
 //! What several threads leave is what they would leave in some order one after another; a call that is refused has changed
-//! nothing. What a host records, it orders by its own submissions.
+//! nothing. What a host records, it orders by its own submissions. Within a callback of wgpu, which runs inside another call
+//! of its thread, and within a task of rayon's, which may, a call is refused that would have to wait for that one.
 //!
 //! # Numbers
 //!

@@ -4,10 +4,18 @@
 //! its end. So calls that share memory wait for each other, never for ever, and each sees what others
 //! leave as a whole; calls that only read the same memory do not wait. On the CPU what is taken are the numbers
 //! themselves; for a buffer of a GPU it is the right to send commands for it to the queue, which keeps their order.
+//!
+//! A thread that holds memory may begin another call, unknowingly: wgpu runs a host's callbacks inside a submission, and
+//! a task that waits for others in rayon's pool runs what else waits there. Such a call waits only for memory that comes
+//! later in the order than all that its thread holds; what else is not free at once is an error, since waiting for it
+//! could last for ever.
 
 use std::cell::{Ref, RefCell, RefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LockResult, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{
+    Arc, LockResult, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
+};
 
 use crate::error::{Error, Result};
 use crate::host::Cells;
@@ -18,6 +26,7 @@ pub(crate) struct Memory {
     /// Its place in the order in which calls take memory.
     order: u64,
     version: AtomicU64,
+    recorded: AtomicBool,
     cells: RwLock<Cells>,
 }
 
@@ -27,6 +36,7 @@ impl Memory {
         Arc::new(Self {
             order: NEXT.fetch_add(1, Ordering::Relaxed),
             version: AtomicU64::new(0),
+            recorded: AtomicBool::new(false),
             cells: RwLock::new(cells),
         })
     }
@@ -46,16 +56,119 @@ impl Memory {
         self.version.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether a host has commands that write it, which it may submit whenever it likes: then
+    /// [`Self::version`] does not tell all.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Acquire)
+    }
+
+    /// Notes that a host was given commands that write it, or that it has submitted all of them.
+    pub(crate) fn set_recorded(&self, recorded: bool) {
+        self.recorded.store(recorded, Ordering::Release);
+    }
+
     /// Takes it alone to read.
-    pub(crate) fn read(&self) -> Result<RwLockReadGuard<'_, Cells>> {
-        locked(self.cells.read())
+    pub(crate) fn read(&self) -> Result<Reading<'_>> {
+        let guard = self.lock(|| self.cells.read(), || self.cells.try_read())?;
+        Ok(Reading(guard, Mark::new(self.order)))
     }
 
     /// Takes it alone to write.
-    pub(crate) fn write(&self) -> Result<RwLockWriteGuard<'_, Cells>> {
-        let guard = locked(self.cells.write())?;
+    pub(crate) fn write(&self) -> Result<Writing<'_>> {
+        let guard = self.take_to_write()?;
         self.touch();
         Ok(guard)
+    }
+
+    fn take_to_write(&self) -> Result<Writing<'_>> {
+        let guard = self.lock(|| self.cells.write(), || self.cells.try_write())?;
+        Ok(Writing(guard, Mark::new(self.order)))
+    }
+
+    /// Waits for it only where that cannot last for ever.
+    fn lock<G>(
+        &self,
+        wait: impl FnOnce() -> LockResult<G>,
+        at_once: impl FnOnce() -> TryLockResult<G>,
+    ) -> Result<G> {
+        let waits = HELD.with_borrow(|held| held.iter().all(|order| *order < self.order));
+        let poisoned = |e: &dyn std::fmt::Display| e.to_string();
+        let reason = match waits {
+            // A lock is poisoned only if a twin panicked, which is reported as a failed device.
+            true => match wait() {
+                Ok(guard) => return Ok(guard),
+                Err(e) => poisoned(&e),
+            },
+            false => match at_once() {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(e)) => poisoned(&e),
+                Err(TryLockError::WouldBlock) => {
+                    "it is in use, and this thread is in a call already: a callback of wgpu and a task of rayon run \
+                     inside other calls"
+                        .to_owned()
+                }
+            },
+        };
+        Err(Error::Device {
+            op: "taking memory".to_owned(),
+            reason,
+        })
+    }
+}
+
+thread_local! {
+    /// The [order](Memory::order) of what this thread holds.
+    static HELD: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An entry of [`HELD`].
+#[derive(Debug)]
+struct Mark(u64);
+
+impl Mark {
+    fn new(order: u64) -> Self {
+        HELD.with_borrow_mut(|held| held.push(order));
+        Self(order)
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(|held| {
+            if let Some(at) = held.iter().rposition(|order| *order == self.0) {
+                held.swap_remove(at);
+            }
+        });
+    }
+}
+
+/// Memory that was taken to read.
+#[derive(Debug)]
+pub(crate) struct Reading<'a>(RwLockReadGuard<'a, Cells>, #[expect(dead_code)] Mark);
+
+impl Deref for Reading<'_> {
+    type Target = Cells;
+
+    fn deref(&self) -> &Cells {
+        &self.0
+    }
+}
+
+/// Memory that was taken to write.
+#[derive(Debug)]
+pub(crate) struct Writing<'a>(RwLockWriteGuard<'a, Cells>, #[expect(dead_code)] Mark);
+
+impl Deref for Writing<'_> {
+    type Target = Cells;
+
+    fn deref(&self) -> &Cells {
+        &self.0
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut Cells {
+        &mut self.0
     }
 }
 
@@ -106,6 +219,13 @@ impl Uses {
         these.map(|of| &of.memory)
     }
 
+    /// Whether a memory is written.
+    pub(crate) fn writes(&self, memory: &Memory) -> bool {
+        let order = |of: &Use| of.memory.order;
+        let found = self.0.binary_search_by_key(&memory.order, order);
+        found.is_ok_and(|at| self.0[at].writes)
+    }
+
     /// What another has not.
     pub(crate) fn without(&self, other: &Self) -> Self {
         let only = self.0.iter().filter(|of| !other.has(&of.memory));
@@ -131,8 +251,8 @@ impl Uses {
         let mut guards = Vec::with_capacity(self.0.len());
         for Use { memory, writes } in &self.0 {
             let guard = match writes {
-                true => Guard::Write(locked(memory.cells.write())?),
-                false => Guard::Read(locked(memory.cells.read())?),
+                true => Guard::Write(memory.take_to_write()?),
+                false => Guard::Read(memory.read()?),
             };
             guards.push((memory.order, RefCell::new(Some(guard))));
         }
@@ -142,15 +262,22 @@ impl Uses {
 
     /// Notes that what the call writes is written.
     pub(crate) fn touch(&self) {
-        let written = self.0.iter().filter(|of| of.writes);
-        written.for_each(|of| of.memory.touch());
+        self.memories(true).for_each(|memory| memory.touch());
+    }
+
+    /// Notes that what the call writes is written by commands that a host was given.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn touch_recorded(&self) {
+        self.touch();
+        let written = self.memories(true);
+        written.for_each(|memory| memory.set_recorded(true));
     }
 }
 
 #[derive(Debug)]
 enum Guard<'a> {
-    Read(RwLockReadGuard<'a, Cells>),
-    Write(RwLockWriteGuard<'a, Cells>),
+    Read(Reading<'a>),
+    Write(Writing<'a>),
 }
 
 /// The memory that a call has taken, until it is dropped.
@@ -208,14 +335,6 @@ fn not_taken() -> Error {
     }
 }
 
-/// A lock is poisoned only if a twin panicked, which is reported as a failed device.
-fn locked<G>(guard: LockResult<G>) -> Result<G> {
-    guard.map_err(|e| Error::Device {
-        op: "taking memory".to_owned(),
-        reason: e.to_string(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,5 +375,38 @@ mod tests {
             }
         });
         assert!(all.iter().all(|m| m.version() == 4_000));
+    }
+
+    /// A callback that runs inside a call.
+    #[test]
+    fn inside_another_call() -> Result<()> {
+        let [a, b] = [memory(), memory()];
+        let both = Uses::new([(&a, false), (&b, true)]);
+        let held = both.take()?;
+        // It would wait for its own thread.
+        assert!(b.read().is_err() && b.write().is_err() && both.take().is_err());
+        assert!(a.write().is_err());
+        // Nobody keeps it from reading what is read.
+        drop(a.read()?);
+        drop(held);
+        drop(both.take()?);
+
+        // Two that would wait for each other.
+        let held = b.write()?;
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let held = a.write()?;
+                // What comes later in the order is waited for.
+                drop(b.read()?);
+                drop(held);
+                Ok(())
+            });
+            while a.cells.try_read().is_ok() && !other.is_finished() {
+                std::thread::yield_now();
+            }
+            assert!(a.read().is_err());
+            drop(held);
+            other.join().expect("no panic")
+        })
     }
 }

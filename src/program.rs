@@ -18,7 +18,9 @@ use crate::machine::free_memory;
 use crate::memory::{Held, Uses};
 #[cfg(feature = "gpu")]
 use crate::plan::Portion;
-use crate::plan::{Buffer, BufferId, DeviceKind, Follows, Layout, Plan, Role, Step};
+use crate::plan::{
+    Buffer, BufferId, Contents, DeviceKind, Follows, Layout, Plan, Role, Section, Step,
+};
 use crate::tensor::Tensor;
 
 pub(crate) use packing::{PREPARE, Packing};
@@ -90,6 +92,11 @@ impl Program {
     /// section reads [`Scratch`](Role::Scratch) that none of its earlier steps has written.
     pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
         plan.check_flow(&bound.iter().map(|(id, _)| *id).collect())?;
+        for Contents { buffer, words, .. } in &plan.contents {
+            if let Some(ids) = plan.needs.ids.get(buffer) {
+                ids.check("Program::new", words)?;
+            }
+        }
         let mut program = Self::unchecked(context, plan, bound)?;
         for (id, ids) in &program.plan.needs.ids {
             let tensor = &mut program.tensors[id.0];
@@ -134,8 +141,10 @@ impl Program {
     /// Has packed weights that sections read packed again before, if the weights have changed.
     pub(crate) fn with_packing(mut self, packing: Arc<Packing>) -> Self {
         for (at, section) in self.plan.sections.iter().enumerate() {
-            if self.plan.follows.iter().all(|f| f.section != section.name) {
-                self.sections[at].packed = self.packed(section.steps.clone(), packing.packed());
+            // One that changes the weights itself was refused unless they are packed before in the same plan.
+            let sees_to_it = packing.is_changed_by(self.uses(at));
+            if !sees_to_it && self.plan.follows.iter().all(|f| f.section != section.name) {
+                self.sections[at].packed = self.packed(section, &packing);
             }
         }
         self.packing = Some(packing);
@@ -143,7 +152,9 @@ impl Program {
     }
 
     /// What some steps do with what is packed.
-    fn packed(&self, steps: Range<usize>, packed: &Uses) -> Packed {
+    fn packed(&self, section: &Section, packing: &Packing) -> Packed {
+        let packed = packing.packed();
+        let (name, steps) = (section.name, section.steps.clone());
         let order = |id: &BufferId| self.tensors[id.0].memory().order();
         let is_packed = |id: &BufferId| packed.has(self.tensors[id.0].memory());
         let (mut written, mut rest) = (HashSet::new(), steps.clone());
@@ -165,8 +176,12 @@ impl Program {
         }
         let of = |steps: Range<usize>| uses(&self.plan.steps[steps], &self.tensors);
         let after = (rest.start + 1).min(rest.end);
+        // What a later section will read as it is now stays so while this one runs.
+        let followed = self.plan.follows.iter().filter(|f| f.after == name);
+        let kept = followed.flat_map(|f| &f.unchanged);
+        let kept = Uses::new(kept.map(|id| (self.tensors[id.0].memory(), false)));
         Packed::Written(Rest {
-            uses: of(rest.clone()),
+            uses: of(rest.clone()).and(&kept),
             first: of(rest.start..after).without(&of(after..rest.end)),
             steps: rest,
         })
@@ -220,6 +235,11 @@ impl Program {
     /// Records a section into the host's encoder, as one compute pass. It runs when the host
     /// submits; results are in the tensors then.
     ///
+    /// What it writes counts as written, and a section as run, when it is recorded: when a host submits it, and whether at
+    /// all, no call can see. So record what belongs together in the order in which it is to run. Only weights of a layer
+    /// that are written by what was recorded are packed by each call anew, until
+    /// [`Layer::prepare`](crate::Layer::prepare).
+    ///
     /// An encoder does not say whose it is, nor wgpu before it is finished whether a buffer is destroyed or mapped: an
     /// encoder of another device, and what else wgpu has against the commands, is an error of the host's `finish` and
     /// `submit`. An encoder of another *instance* must not come here: wgpu takes its objects for others or panics.
@@ -232,11 +252,11 @@ impl Program {
         let steps = self.plan.section(section)?;
         let recording = self.recording("Program::record")?;
         let at = self.place(section)?;
-        self.check(at)?;
+        self.check(at, &Uses::default(), |_| false)?;
         self.record_refresh(encoder, at)?;
+        self.uses(at).touch_recorded();
         self.begin(at);
         recording.record(encoder, section, steps, None);
-        self.uses(at).touch();
         self.end(at);
         Ok(())
     }
@@ -301,21 +321,33 @@ impl Program {
         let recording = self.recording(OP)?;
         let sections = self.plan.sections.iter().enumerate();
         let of = |at: usize| &self.plan.sections[at].steps;
-        let begun = |at: &usize| !of(*at).is_empty() && steps.contains(&of(*at).start);
-        let ended = |at: &usize| !of(*at).is_empty() && steps.contains(&(of(*at).end - 1));
-        let all: Vec<usize> = sections.map(|(at, _)| at).collect();
-        for &at in all.iter().filter(|at| begun(at)) {
-            self.check(at)?;
-            self.record_refresh(encoder, at)?;
-            self.begin(at);
+        let own = |at: usize| of(at).start.max(steps.start)..of(at).end.min(steps.end);
+        let begun = |at: usize| steps.contains(&of(at).start);
+        let ended = |at: usize| of(at).end <= steps.end;
+        let met = sections.map(|(at, _)| at).filter(|at| !own(*at).is_empty());
+        let met: Vec<usize> = met.collect();
+        // All of it may be refused, and then nothing has changed.
+        for (nth, &at) in met.iter().enumerate().filter(|(_, at)| begun(**at)) {
+            let before = |name: &str| {
+                met[..nth]
+                    .iter()
+                    .any(|at| self.plan.sections[*at].name == name)
+            };
+            self.check(at, &Uses::default(), before)?;
         }
-        recording.record(encoder, &self.plan.name, steps.clone(), None);
-        for &at in all.iter().filter(|at| begun(at) || ended(at)) {
-            self.uses(at).touch();
+        for &at in &met {
+            if begun(at) {
+                self.record_refresh(encoder, at)?;
+            }
+            uses(&self.plan.steps[own(at)], &self.tensors).touch_recorded();
+            if begun(at) {
+                self.begin(at);
+            }
+            recording.record(encoder, &self.plan.name, own(at), None);
+            if ended(at) {
+                self.end(at);
+            }
         }
-        all.iter()
-            .filter(|at| ended(at))
-            .for_each(|at| self.end(*at));
         Ok(())
     }
 
@@ -331,7 +363,7 @@ impl Program {
     }
 
     fn run_at(&self, at: usize) -> Result<()> {
-        self.holding(at, self.uses(at), |held| self.run_held(at, held))
+        self.holding(&[at], self.uses(at), |held| self.run_held(at, held))
     }
 
     /// [`Self::run`] that leaves out the packing of weights with which the section begins if they are packed
@@ -350,22 +382,25 @@ impl Program {
         }
     }
 
-    /// Takes what a section uses and more, with weights packed as they are now, and does a call's work.
+    /// Takes what some sections use and more, with weights packed as they are now, and does a call's work.
     pub(crate) fn holding<T>(
         &self,
-        at: usize,
+        sections: &[usize],
         uses: &Uses,
         work: impl FnOnce(&Held<'_>) -> Result<T>,
     ) -> Result<T> {
-        match (&self.packing, &self.sections[at].packed) {
-            (Some(packing), Packed::Read) => packing.fresh(uses, work),
+        let mut all = sections.iter().map(|at| &self.sections[*at].packed);
+        match &self.packing {
+            Some(packing) if all.any(|packed| matches!(packed, Packed::Read)) => {
+                packing.fresh(uses, work)
+            }
             _ => work(&uses.take()?),
         }
     }
 
     /// Runs a section in a call that has taken what it uses.
     pub(crate) fn run_held(&self, at: usize, held: &Held<'_>) -> Result<()> {
-        self.check(at)?;
+        self.check(at, self.uses(at), |_| false)?;
         self.begin(at);
         self.execute(self.plan.sections[at].steps.clone(), held)?;
         self.end(at);
@@ -378,7 +413,7 @@ impl Program {
     fn run_rest(&self, at: usize, rest: &Rest, held: &Held<'_>) -> Result<()> {
         let Range { start, end } = rest.steps;
         let after = (start + 1).min(end);
-        self.check(at)?;
+        self.check(at, &rest.uses, |_| false)?;
         self.begin(at);
         self.execute(start..after, held)?;
         held.give_back(&rest.first);
@@ -388,12 +423,13 @@ impl Program {
     }
 
     /// Refuses a section that follows another which has not run as it needs it.
-    fn check(&self, at: usize) -> Result<()> {
+    /// The call has taken some memory, and may run other sections before this one.
+    fn check(&self, at: usize, taken: &Uses, before: impl Fn(&str) -> bool) -> Result<()> {
         let name = self.plan.sections[at].name;
         let all = self.plan.follows.iter().zip(&self.seen);
-        let mut own = all.filter(|(follows, _)| follows.section == name);
-        let checked =
-            own.try_for_each(|(follows, seen)| seen.check(follows, &self.plan, &self.tensors));
+        let mut own = all.filter(|(follows, _)| follows.section == name && !before(follows.after));
+        let checked = own
+            .try_for_each(|(follows, seen)| seen.check(follows, &self.plan, &self.tensors, taken));
         // A pass may have failed because the device was lost: that is then the reason to tell.
         #[cfg(feature = "gpu")]
         if let (Device::Gpu(gpu), Err(_)) = (self.context.device(), &checked) {
@@ -448,23 +484,24 @@ impl Program {
                 return Ok(Duration::ZERO);
             }
             let timestamps = Timestamps::new(gpu, all.len())?;
-            self.refresh(&all)?;
             let uses = all.iter().map(|at| self.uses(*at));
             let uses = uses.fold(Uses::default(), |all, uses| all.and(uses));
-            let _held = uses.take()?;
-            for &at in &all {
-                self.check(at)?;
-                self.begin(at);
-                self.end(at);
-            }
-            let passes = timestamps.time(gpu, |encoder| {
-                for (pass, at) in all.into_iter().enumerate() {
-                    let section = &self.plan.sections[at];
-                    let writes = Some(timestamps.writes(pass));
-                    recording.record(encoder, section.name, section.steps.clone(), writes);
+            return self.holding(&all, &uses, |_| {
+                for (nth, &at) in all.iter().enumerate() {
+                    let before = |name: &str| sections[..nth].contains(&name);
+                    self.check(at, &uses, before)?;
                 }
-            })?;
-            return Ok(gpu::total(&passes, gpu.queue.get_timestamp_period()));
+                all.iter().for_each(|at| self.begin(*at));
+                let passes = timestamps.time(gpu, |encoder| {
+                    for (pass, at) in all.iter().enumerate() {
+                        let section = &self.plan.sections[*at];
+                        let writes = Some(timestamps.writes(pass));
+                        recording.record(encoder, section.name, section.steps.clone(), writes);
+                    }
+                })?;
+                all.iter().for_each(|at| self.end(*at));
+                Ok(gpu::total(&passes, gpu.queue.get_timestamp_period()))
+            });
         }
         let start = Instant::now();
         all.into_iter().try_for_each(|at| self.run_at(at))?;
@@ -481,13 +518,13 @@ impl Program {
         let steps = self.plan.section(section)?;
         can_time("Program::profile")?;
         let at = self.place(section)?;
-        self.refresh(&[at])?;
-        let held = self.uses(at).take()?;
-        self.check(at)?;
-        self.begin(at);
-        let times = self.profile_held(steps, &held)?;
-        self.end(at);
-        Ok(times)
+        self.holding(&[at], self.uses(at), |held| {
+            self.check(at, self.uses(at), |_| false)?;
+            self.begin(at);
+            let times = self.profile_held(steps, held)?;
+            self.end(at);
+            Ok(times)
+        })
     }
 
     fn profile_held(&self, steps: Range<usize>, held: &Held<'_>) -> Result<Vec<Duration>> {
@@ -514,15 +551,6 @@ impl Program {
             times.push(start.elapsed());
         }
         Ok(times)
-    }
-
-    /// Has weights packed that any of these sections reads packed.
-    fn refresh(&self, sections: &[usize]) -> Result<()> {
-        let mut all = sections.iter().map(|at| &self.sections[*at].packed);
-        match &self.packing {
-            Some(packing) if all.any(|packed| matches!(packed, Packed::Read)) => packing.refresh(),
-            _ => Ok(()),
-        }
     }
 
     /// Runs some steps, whichever came before them.

@@ -145,7 +145,7 @@ fn some_have_everything() {
 #[cfg(feature = "gpu")]
 #[test]
 fn whole_sequences_on_portable_devices() {
-    let cases = common::share(on_adapters(), 3, 4);
+    let cases = common::share(on_adapters(), 3, 6);
     for (device, queue) in common::portable_devices() {
         let force = Force {
             strategy: Some(Strategy::Sequence),

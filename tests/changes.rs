@@ -9,9 +9,12 @@ use wgrnn::interop::safetensors::Archive;
 use wgrnn::kernels::copy::copy;
 use wgrnn::kernels::sgd::{self, Sgd};
 use wgrnn::ndarray::{Array2, Array3};
-use wgrnn::plan::{Builder, Role};
+use wgrnn::plan::sequence::{self as driver, BackwardArgs, Ends, Run, Weights};
+use wgrnn::plan::{BufferId, Builder, Matrix, Plan, Role, Target};
+use wgrnn::rng::Rng;
 use wgrnn::{
-    Call, Context, Dtype, Error, Layer, Lstm, Precision, Program, Result, Sequence, Size, Tensor,
+    Call, Context, Dtype, Error, Layer, LayerSpec, Lstm, Precision, Program, Result, Sequence,
+    Size, Tensor,
 };
 
 const SIZE: Size = Size { steps: 3, batch: 2 };
@@ -40,6 +43,10 @@ fn set_weights(layer: &Layer, archive: &Archive) -> Result<()> {
 
 /// The program of an optimizer, in a plan of its own.
 fn optimizer(context: &Context, weight: &Tensor) -> Result<()> {
+    optimizing(context, weight)?.run("main")
+}
+
+fn optimizing(context: &Context, weight: &Tensor) -> Result<Program> {
     let mut b = Builder::on("optimizer", context.target());
     let [bound, gradient, velocity] = [
         ("weight", Role::Weight),
@@ -59,7 +66,7 @@ fn optimizer(context: &Context, weight: &Tensor) -> Result<()> {
     sgd::step(&mut b, args)?;
     let program = Program::new(context, b.finish(), &[(bound, weight.clone())])?;
     program.tensor(rate)?.write(&[0.1])?;
-    program.run("main")
+    Ok(program)
 }
 
 /// A program of a host that writes to a tensor.
@@ -98,7 +105,7 @@ const CHANGES: [(&str, Change); 8] = [
 fn names(refused: Result<()>, wanted: &str) {
     match refusal(refused) {
         Error::Value {
-            op: "Sequence::backward",
+            op: "backward",
             arg,
             ..
         } if arg == wanted => {}
@@ -268,6 +275,188 @@ fn weights_are_packed_again() -> Result<()> {
     Ok(())
 }
 
+/// A host's own plan of a layer: sections of the forward pass, of the backward pass and of a step of all weights.
+struct Own {
+    plan: Plan,
+    weights: Weights,
+    x: BufferId,
+    dy: BufferId,
+    rate: BufferId,
+}
+
+/// The sections are those of forward, backward and update; equal names are one section.
+fn own(
+    spec: &LayerSpec,
+    target: &Target,
+    [forward, backward, update]: [&'static str; 3],
+) -> Result<Own> {
+    let run = Run::new(spec, &Call::training(SIZE), target)?;
+    let mut b = Builder::on("own", *target);
+    let rows = SIZE.steps * SIZE.batch;
+    let x = b.float("x", &[rows, spec.input_size], Role::Input);
+    let y = b.float("y", &[rows, spec.features()], Role::Output);
+    let dy = b.float("dy", &[rows, spec.features()], Role::Input);
+    let rate = b.float("rate", &[1], Role::Input);
+    let weights = driver::weights(&mut b, spec);
+    let states = driver::states(&mut b, &run);
+    let ends = Ends {
+        x: Matrix::dense(x, rows, spec.input_size),
+        y,
+        clock: None,
+    };
+    b.section(forward);
+    driver::prepare(&mut b, &weights)?;
+    driver::forward(&mut b, &run, ends, &weights, &states)?;
+    if backward != forward {
+        b.section(backward);
+    }
+    let args = BackwardArgs {
+        ends,
+        dy,
+        dhn: None,
+        dcn: None,
+        dx: false,
+    };
+    let gradients = driver::backward(&mut b, &run, &weights, &states, args)?.weights;
+    if update != backward {
+        b.section(update);
+    }
+    for (&weight, &gradient) in weights.trained.iter().zip(&gradients) {
+        let shape = b.buffer(weight)?.shape.clone();
+        let args = Sgd {
+            weight,
+            gradient,
+            velocity: b.float("velocity", &shape, Role::State),
+            rate,
+            momentum: 0.0,
+            weight_decay: 0.0,
+        };
+        sgd::step(&mut b, args)?;
+    }
+    Ok(Own {
+        plan: b.finish(),
+        weights,
+        x,
+        dy,
+        rate,
+    })
+}
+
+impl Own {
+    /// A program of it, with numbers.
+    fn over(&self, layer: &Layer) -> Result<Program> {
+        let program = layer.program(self.plan.clone(), &self.weights, &[])?;
+        for (seed, id) in [self.x, self.dy].into_iter().enumerate() {
+            let tensor = program.tensor(id)?;
+            tensor.write(&Rng::new(seed as u64).uniforms(tensor.len(), -1.0, 1.0))?;
+        }
+        program.tensor(self.rate)?.write(&[0.1])?;
+        Ok(program)
+    }
+}
+
+/// A host's own plans are held to it as well, however they are cut into sections.
+#[test]
+fn passes_of_a_plan_of_ones_own() -> Result<()> {
+    for context in everywhere() {
+        let spec = lstm().spec();
+        let trained = |sections: [&'static str; 3]| -> Result<Archive> {
+            let layer = lstm().build(&context)?;
+            let own = own(&spec, &context.target(), sections)?;
+            let program = own.over(&layer)?;
+            for _ in 0..3 {
+                let mut ran = Vec::new();
+                for section in sections {
+                    if !ran.contains(&section) {
+                        program.run(section)?;
+                        ran.push(section);
+                    }
+                }
+            }
+            layer.to_archive()
+        };
+        let want = trained(["all"; 3])?;
+        for sections in [["f", "b", "u"], ["f", "b", "b"], ["f", "f", "u"]] {
+            assert!(
+                trained(sections)? == want,
+                "{}: {sections:?}",
+                context.name()
+            );
+        }
+
+        let layer = lstm().build(&context)?;
+        let own = own(&spec, &context.target(), ["f", "b", "u"])?;
+        let program = own.over(&layer)?;
+        let refused = |wanted: &str| match refusal(program.run("b")) {
+            Error::Value { op: "b", arg, .. } => assert_eq!(arg, wanted),
+            other => panic!("{wanted}: {other}"),
+        };
+        refused("call");
+        program.run("f")?;
+        program.run("b")?;
+        program.run("u")?;
+        refused("weight_ih_l0");
+        program.run("f")?;
+        program.tensor(own.x)?.write(&[0.5; 18])?;
+        refused("x");
+    }
+    Ok(())
+}
+
+/// A plan that packs nothing follows the weights of its layer, and what it packs into is nobody else's.
+#[test]
+fn packing_for_a_plan_of_ones_own() -> Result<()> {
+    for context in everywhere() {
+        let spec = lstm().spec();
+        let target = context.target();
+        let run = Run::new(&spec, &Call::inference(SIZE), &target)?;
+        let mut b = Builder::on("own", target);
+        let x = b.float("x", &[6, 3], Role::Input);
+        let y = b.float("y", &[6, 4], Role::Output);
+        let weights = driver::weights(&mut b, &spec);
+        let states = driver::states(&mut b, &run);
+        let ends = Ends {
+            x: Matrix::dense(x, 6, 3),
+            y,
+            clock: None,
+        };
+        driver::forward(&mut b, &run, ends, &weights, &states)?;
+        let layer = lstm().build(&context)?;
+        let plan = b.finish();
+        // With the weights alone there is nothing that it could read packed.
+        let refused = Program::new(&context, plan.clone(), &layer.bind(&weights)?);
+        assert!(refusal(refused).to_string().contains("neither"));
+        let program = layer.program(plan, &weights, &[])?;
+        let sequence = layer.inference(SIZE)?;
+        let given = Rng::new(1).uniforms(18, -1.0, 1.0);
+        program.tensor(x)?.write(&given)?;
+        sequence.x().write(&given)?;
+        let archive = others(&context)?;
+        let same = |what: &str| -> Result<()> {
+            program.run("main")?;
+            sequence.forward()?;
+            let (got, want) = (program.tensor(y)?.read_f64()?, sequence.y().read_f64()?);
+            assert_same(&context, what, &got, &want);
+            Ok(())
+        };
+        same("at first")?;
+        set_weights(&layer, &archive)?;
+        program.run("main")?;
+        let fresh = fresh(&context, lstm(), &archive)?.inference(SIZE)?;
+        fresh.x().write(&given)?;
+        fresh.forward()?;
+        let want = fresh.y().read_f64()?;
+        assert_same(&context, "later", &program.tensor(y)?.read_f64()?, &want);
+        same("both")?;
+        // Whoever writes into what is packed has it packed again.
+        let packed = sequence.program().named("weight_hh_t_l0")?;
+        packed.write_f64(&vec![0.5; packed.len()])?;
+        sequence.forward()?;
+        assert_same(&context, "written over", &sequence.y().read_f64()?, &want);
+    }
+    Ok(())
+}
+
 #[cfg(feature = "gpu")]
 mod recorded {
     use super::*;
@@ -360,6 +549,60 @@ mod recorded {
                 names(again.record_backward(encoder), "weight_hh_l1");
                 Ok(())
             })?;
+        }
+        Ok(())
+    }
+
+    /// Nobody knows when a host submits what writes weights.
+    #[test]
+    fn an_optimizer_that_is_submitted_later() -> Result<()> {
+        for context in common::adapters() {
+            let layer = lstm().build(&context)?;
+            let sequence = layer.inference(SIZE)?;
+            fill_inputs(&sequence, 1)?;
+            let step = optimizing(&context, layer.weight("weight_hh_l0")?)?;
+            let (device, queue) = context.wgpu().unwrap();
+            let mut encoder = device.create_command_encoder(&Default::default());
+            step.record(&mut encoder, "main")?;
+            sequence.forward()?;
+            let before = sequence.y().read()?;
+            queue.submit([encoder.finish()]);
+            sequence.forward()?;
+            let after = sequence.y().read()?;
+            layer.prepare()?;
+            sequence.forward()?;
+            let want = sequence.y().read()?;
+            assert!(after == want && before != want, "{}", context.name());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn steps_across_both_passes() -> Result<()> {
+        for context in common::adapters() {
+            let layer = lstm().build(&context)?;
+            let sequence = layer.training(SIZE)?;
+            fill_inputs(&sequence, 1)?;
+            sequence.forward()?;
+            sequence.backward()?;
+            let want = gradients(&sequence)?;
+            let again = layer.training(SIZE)?;
+            fill_inputs(&again, 1)?;
+            let program = again.program();
+            let all = program.plan().section("forward")?.start..program.plan().steps().len();
+            // The first step of the backward pass.
+            let end = program.plan().section("forward")?.end;
+            submit(&context, |encoder| {
+                names(program.record_steps(encoder, end..end + 1), "call");
+                program.record_steps(encoder, all.clone())
+            })?;
+            assert!(gradients(&again)? == want);
+            // What is refused has changed nothing: there is a forward pass to go on from.
+            again.forward()?;
+            submit(&context, |encoder| {
+                program.record_steps(encoder, end..all.end)
+            })?;
+            assert!(gradients(&again)? == want);
         }
         Ok(())
     }

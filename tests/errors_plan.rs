@@ -535,14 +535,9 @@ fn packed_weights_that_go_stale() -> Result<()> {
     let layer = Lstm::new(3, 4).build(&cpu)?;
     // Only the layer's own weights are bound: what is packed of them is not there.
     let (plan, weights, _) = of_layer(&cpu, |b, _, forward| forward(b))?;
-    let bound = layer.bind(&weights)?;
-    Program::new(&cpu, plan.clone(), &bound)?;
-    let trained = bound
-        .into_iter()
-        .filter(|(id, _)| weights.trained.contains(id));
-    let trained: Vec<_> = trained.collect();
+    layer.program(plan.clone(), &weights, &[])?;
     says(
-        Program::new(&cpu, plan, &trained),
+        Program::new(&cpu, plan, &layer.bind(&weights)?),
         &[
             "'weight_hh_t_l0'",
             "'weight_hh_l0'",
@@ -565,28 +560,45 @@ fn packed_weights_that_go_stale() -> Result<()> {
         };
         sgd::step(b, sgd)
     };
-    let (plan, weights, _) = of_layer(&cpu, |b, weights, forward| {
+    type Steps<'a> =
+        &'a dyn Fn(&mut Builder, &Weights, &dyn Fn(&mut Builder) -> Result<()>) -> Result<()>;
+    let nowhere: Steps<'_> = &|b, weights, forward| {
         forward(b)?;
         change(b, weights)
-    })?;
-    says(
-        Program::new(&cpu, plan, &layer.bind(&weights)?),
-        &[
+    };
+    let too_late: Steps<'_> = &|b, weights, forward| {
+        forward(b)?;
+        driver::prepare(b, weights)?;
+        change(b, weights)
+    };
+    let elsewhere: Steps<'_> = &|b, weights, forward| {
+        b.section("train");
+        driver::prepare(b, weights)?;
+        forward(b)?;
+        change(b, weights)?;
+        b.section("evaluate");
+        forward(b)
+    };
+    for (steps, section) in [
+        (nowhere, "main"),
+        (too_late, "main"),
+        (elsewhere, "evaluate"),
+    ] {
+        let (plan, weights, _) = of_layer(&cpu, steps)?;
+        let wanted = [
             "'weight_hh_t_l0'",
+            section,
             "change 'weight_hh_l0'",
             "sequence::prepare",
-        ],
-    );
+        ];
+        says(layer.program(plan, &weights, &[]), &wanted);
+    }
     let (plan, weights, _) = of_layer(&cpu, |b, weights, forward| {
         driver::prepare(b, weights)?;
         forward(b)?;
         change(b, weights)
     })?;
-    let bound = layer.bind(&weights)?;
-    let trained = bound
-        .into_iter()
-        .filter(|(id, _)| weights.trained.contains(id));
-    Program::new(&cpu, plan, &trained.collect::<Vec<_>>())?.run("main")
+    Program::new(&cpu, plan, &layer.bind(&weights)?)?.run("main")
 }
 
 #[test]
@@ -652,6 +664,22 @@ fn token_ids_outside_the_vocabulary() -> Result<()> {
         assert!(program.tensor(loss)?.read()?[0].is_finite());
         // The caller's own handle is the caller's own.
         given.write_uint(&[0, 0, 9])?;
+
+        let mut b = Builder::new("with contents");
+        let ids = b.uint("ids", &[3], Role::Input);
+        let [table, rows] =
+            [("table", 5), ("rows", 3)].map(|(n, r)| b.float(n, &[r, 2], Role::Input));
+        b.contents(ids, 1, vec![4, 5])?;
+        embedding::gather(&mut b, ids, table, rows)?;
+        let refused = Program::new(&context, b.finish(), &[]);
+        assert!(matches!(
+            refusal(refused),
+            Error::Token {
+                position: 1,
+                id: 5,
+                ..
+            }
+        ));
     }
     Ok(())
 }

@@ -21,7 +21,7 @@ fn constants(kernel: &'static Kernel, size: [usize; 3]) -> Result<BTreeSet<Const
     Ok(own.flat_map(|s| s.constants.iter().copied()).collect())
 }
 
-/// The sizes with which a kernel is compared: all, or on an adapter three that together have as many values of its
+/// The sizes with which a kernel is compared: all, or on an adapter two that together have as many values of its
 /// constants as any, since another set of them is another shader to compile. Those at the edges of tiles come first.
 fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> {
     if common::thorough() || !context.is_gpu() {
@@ -33,7 +33,7 @@ fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> 
     let all = all.collect::<Result<Vec<_>>>()?;
     let mut chosen = vec![all[0].0];
     let mut met = all[0].1.clone();
-    while chosen.len() < 3 {
+    while chosen.len() < 2 {
         let new = |set: &BTreeSet<Constant>| set.difference(&met).count();
         // The first of several that bring as many.
         let best = all.iter().rev().max_by_key(|(_, set)| new(set));

@@ -304,8 +304,9 @@ fn every_loop_is_counted() {
 }
 
 /// Kernels at sizes at which a loop makes about as many rounds as it may, each against its twin: where one made more than it
-/// says, the device would end it. The others' loops run over units and gates, of which no weights that fit a buffer have as
-/// many (`forward_blocks`, `forward_few`, `forward_tile` and those back, the steps of LSTM, GRU and RNN), over ids, of which a
+/// says, the device would end it. The others' loops run over units and gates, of which no square weights that fit a buffer
+/// have as many (`forward_blocks`, `forward_few`, `forward_tile` and those back, the steps of LSTM, GRU and RNN; a stream's
+/// step also over its inputs, which [`forward_over_many_inputs`] has), over ids, of which a
 /// dispatch has no more than fit ([`an_embedding_of_one_id`]), or over steps likewise ([`all_steps_in_one_dispatch`]).
 const AT_THE_BOUND: &[(&str, [usize; 3])] = &[
     // Over k, one and four at a time.

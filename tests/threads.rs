@@ -12,6 +12,8 @@ use std::time::Duration;
 use wgrnn::interop::safetensors::Archive;
 use wgrnn::ndarray::{Array2, Array3};
 use wgrnn::rng::Rng;
+#[cfg(feature = "gpu")]
+use wgrnn::wgpu;
 use wgrnn::{Call, Context, Error, Layer, Lstm, Result, Sequence, Size, State, Streams};
 
 const SIZE: Size = Size { steps: 4, batch: 3 };
@@ -183,10 +185,10 @@ impl Shared {
                 "forward of another",
                 Box::new(move |_, _| forward(two, wanted)),
             ),
-            ("training", Box::new(move |_, _| train(three, wanted))),
+            ("training", Box::new(move |_, _| train_alone(three, wanted))),
             (
                 "training by another",
-                Box::new(move |_, _| train(four, wanted)),
+                Box::new(move |_, _| train(four, wanted).map(drop)),
             ),
             (
                 "Layer::forward",
@@ -294,18 +296,87 @@ fn forward(sequence: &Sequence, wanted: &Wanted) -> Result<()> {
     among(&sequence.y().read()?, &wanted.y, "y")
 }
 
-/// Whatever another thread does, gradients are those of one set of weights, or refused.
-fn train(sequence: &Sequence, wanted: &Wanted) -> Result<()> {
+/// Whatever another thread does, gradients are those of one set of weights, or refused: then the result is false.
+fn train(sequence: &Sequence, wanted: &Wanted) -> Result<bool> {
     sequence.forward()?;
     match sequence.backward() {
         Ok(()) => {}
-        Err(Error::Value {
-            op: "Sequence::backward",
-            ..
-        }) => return Ok(()),
+        Err(Error::Value { op: "backward", .. }) => return Ok(false),
         Err(e) => return Err(e),
     }
-    among(&sequence.y().read()?, &wanted.y, "y")
+    among(&sequence.y().read()?, &wanted.y, "y")?;
+    Ok(true)
+}
+
+/// Nobody else writes its gradients.
+fn train_alone(sequence: &Sequence, wanted: &Wanted) -> Result<()> {
+    if train(sequence, wanted)? {
+        among(&gradients(sequence)?, &wanted.gradients, "a gradient")?;
+    }
+    Ok(())
+}
+
+/// A recurrent weight is read twice: packed in the forward pass, and as it is in the backward pass.
+#[test]
+fn a_recurrent_weight_beside_training() -> Result<()> {
+    const WEIGHT: &str = "weight_hh_l0";
+    for context in everywhere() {
+        let mut shared = Shared::new(&context)?;
+        let layer = &shared.layer;
+        let two = [51, 52].map(|seed| numbers(4 * HIDDEN * HIDDEN, seed));
+        let (mut y, mut both) = (Vec::new(), Vec::new());
+        for values in &two {
+            layer.set_weight(WEIGHT, values)?;
+            let training = &shared.training[0];
+            training.forward()?;
+            training.backward()?;
+            y.push(training.y().read()?);
+            both.push(gradients(training)?);
+        }
+        (shared.wanted.y, shared.wanted.gradients) = (y, both);
+        let (layer, wanted) = (&shared.layer, &shared.wanted);
+        at_once(
+            100 * rounds(&context),
+            &[
+                &|_| train_alone(&shared.training[0], wanted),
+                &|_| forward(&shared.inference[0], wanted),
+                &|round| layer.set_weight(WEIGHT, &two[round % 2]),
+            ],
+        );
+    }
+    Ok(())
+}
+
+/// wgpu runs a host's callbacks inside the calls that submit: there a call is refused that would wait for itself.
+#[cfg(feature = "gpu")]
+#[test]
+fn in_a_callback() {
+    use std::sync::{Arc, OnceLock};
+
+    ends("a callback", || {
+        for context in common::adapters() {
+            let layer = lstm().build(&context).unwrap();
+            let sequence = Arc::new(layer.inference(SIZE).unwrap());
+            let (device, queue) = context.wgpu().unwrap();
+            for _ in 0..20 {
+                let done = Arc::new(OnceLock::new());
+                let (inner, told) = (sequence.clone(), done.clone());
+                queue.submit([]);
+                queue.on_submitted_work_done(move || {
+                    told.get_or_init(|| inner.x().write(&numbers(inner.x().len(), 3)));
+                });
+                sequence.forward().unwrap();
+                device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+                match done.get().expect("it was called") {
+                    Ok(()) => {}
+                    Err(e) => assert!(
+                        e.to_string().contains("this thread is in a call already"),
+                        "{e}"
+                    ),
+                }
+            }
+        }
+    });
 }
 
 #[test]

@@ -354,6 +354,23 @@ fn the_likeliest_token_is_that_of_the_equations() -> Result<()> {
     Ok(())
 }
 
+/// A sampler goes on from its state with weights that have changed meanwhile.
+#[test]
+fn the_likeliest_token_is_that_of_the_latest_weights() -> Result<()> {
+    let model = model(&cell::LSTM, [E, H])?;
+    let mut sampler = Sampler::new(&model, 0.0, 1)?;
+    let mut direct = Direct::new(&model)?;
+    for (nth, token) in tokens(60).into_iter().enumerate() {
+        if nth % 4 == 3 {
+            randomise(&model, nth as u64)?;
+            direct.weights = Direct::new(&model)?.weights;
+        }
+        let want = ranking(&direct.next(token))[0];
+        assert_eq!(sampler.next(token, None)?, want, "token {nth}");
+    }
+    Ok(())
+}
+
 /// Reads tokens in turns, so that each place in the turn has its own distribution, and counts the
 /// draws for each.
 fn draws_follow(model: &LanguageModel, temperature: f32, never: Option<u32>) -> Result<()> {

@@ -177,7 +177,8 @@ def main() -> int:
         },
     )
     for shape, mode in common.selected(options):
-        if mode == "infer":
+        # Who asks for training alone is told.
+        if mode == "infer" or options.mode == "train":
             report.add(common.apart(measure, shape, mode, options))
     return int(any(r["status"] == "error" for r in report.results))
 

@@ -12,17 +12,23 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// The arrays whose names begin with `prefix`, without it: what belongs to one module of a model. In
+    /// The arrays and strings whose names begin with `prefix`, without it: what belongs to one module of a model. In
     /// the state dict of a PyTorch module with an attribute `rnn`, the prefix of that layer is `rnn.`.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
-        let of_module = |(name, array): (&String, &Array)| {
-            let rest = name.strip_prefix(prefix)?;
-            Some((rest.to_owned(), array.clone()))
-        };
-        let tensors: BTreeMap<_, _> = self.tensors.iter().filter_map(of_module).collect();
-        tensors.into()
+        Self {
+            tensors: under(&self.tensors, prefix),
+            metadata: under(&self.metadata, prefix),
+        }
     }
+}
+
+fn under<T: Clone>(all: &BTreeMap<String, T>, prefix: &str) -> BTreeMap<String, T> {
+    let of_module = |(name, value): (&String, &T)| {
+        let rest = name.strip_prefix(prefix)?;
+        Some((rest.to_owned(), value.clone()))
+    };
+    all.iter().filter_map(of_module).collect()
 }
 
 impl From<BTreeMap<String, Array>> for Archive {

@@ -21,7 +21,7 @@ mod sequence;
 mod state;
 mod streams;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{Array3, ArrayView3};
@@ -35,7 +35,7 @@ use crate::interop::state_dict::{matching, read_all};
 use crate::kernel::Element;
 use crate::memory::Uses;
 use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
-use crate::plan::{BufferId, Builder};
+use crate::plan::{BufferId, Builder, Plan};
 use crate::program::{PREPARE, Packing as WeightPacking, Program};
 use crate::rng::Rng;
 use crate::tensor::Tensor;
@@ -198,12 +198,35 @@ impl Layer {
     /// # Errors
     /// If the device fails.
     pub fn to_archive(&self) -> Result<Archive> {
-        let mut archive = Archive::from(read_all(&self.weights)?);
-        if let Some(clock) = &self.clock {
-            let now = clock.read_uint()?[0].to_string();
-            archive.metadata.insert(DROPOUT_CLOCK.to_owned(), now);
-        }
-        Ok(archive)
+        Ok(Archive {
+            tensors: read_all(&self.weights)?,
+            metadata: self.metadata()?,
+        })
+    }
+
+    /// What an archive says beside the weights.
+    pub(crate) fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        let Some(clock) = &self.clock else {
+            return Ok(BTreeMap::new());
+        };
+        let now = clock.read_uint()?[0].to_string();
+        Ok([(DROPOUT_CLOCK.to_owned(), now)].into())
+    }
+
+    /// The counter of masks and what an archive says of it.
+    pub(crate) fn clock_in(
+        &self,
+        op: &'static str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Option<(&Tensor, u32)>> {
+        let Some((clock, text)) = self.clock.as_ref().zip(metadata.get(DROPOUT_CLOCK)) else {
+            return Ok(None);
+        };
+        let now = text.parse().map_err(|_| Error::Weights {
+            op,
+            reason: format!("'{DROPOUT_CLOCK}' must be a number of 32 bits, got '{text}'"),
+        })?;
+        Ok(Some((clock, now)))
     }
 
     /// Replaces the weights by those of an archive, which must have just these names and shapes, in
@@ -229,15 +252,7 @@ impl Layer {
     pub fn load(&self, archive: &Archive) -> Result<()> {
         const OP: &str = "Layer::load";
         let values = matching(OP, &self.weights, &archive.tensors)?;
-        let clock = self.clock.as_ref().zip(archive.metadata.get(DROPOUT_CLOCK));
-        let clock = clock.map(|(clock, text)| match text.parse::<u32>() {
-            Ok(now) => Ok((clock, now)),
-            Err(_) => {
-                let reason = format!("'{DROPOUT_CLOCK}' must be a number of 32 bits, got '{text}'");
-                Err(Error::Weights { op: OP, reason })
-            }
-        });
-        self.replace(&values, clock.transpose()?)
+        self.replace(&values, self.clock_in(OP, &archive.metadata)?)
     }
 
     /// Writes all weights and packs them as one call.
@@ -305,7 +320,8 @@ impl Layer {
 
     /// Packs the weights for the kernels, by a submission of its own. Needed only after a host has changed their
     /// buffers on a GPU by commands of its own, and before the submission of calls that were recorded before a
-    /// change.
+    /// change. Where a program that changes weights was recorded ([`Program::record`]), nobody knows when that runs, and
+    /// every call packs them first, until this one says that all of it was submitted.
     ///
     /// # Errors
     /// If the device fails.
@@ -401,12 +417,37 @@ impl Layer {
         Ok(latest.insert(kept))
     }
 
-    /// The layer's tensors for the buffers that [`driver::weights`] added to a plan.
+    /// A program of a plan of one's own over the layer's weights, for which [`driver::weights`] has added `weights` to
+    /// the plan; `bound` is what else is to have memory. What kernels read packed of the weights is the layer's, and is
+    /// packed again when they have changed, before a section that does not do it itself.
     ///
     /// # Errors
     /// [`Error::Value`] if the plan is for other choices or rules than the layer's context has, so that it
-    /// would read weights that are packed otherwise.
+    /// would read weights that are packed otherwise; else those of [`Program::new`].
+    pub fn program(
+        &self,
+        plan: Plan,
+        weights: &Weights,
+        bound: &[(BufferId, Tensor)],
+    ) -> Result<Program> {
+        let mut all = self.bind_all(weights)?;
+        all.extend_from_slice(bound);
+        let program = Program::new(&self.context, plan, &all)?;
+        Ok(program.with_packing(self.packing.clone()))
+    }
+
+    /// The layer's weights for the buffers that [`driver::weights`] added to a plan which packs them itself, with
+    /// [`driver::prepare`]. For others there is [`Self::program`].
+    ///
+    /// # Errors
+    /// [`Error::Value`] if the plan is for other choices or rules than the layer's context has.
     pub fn bind(&self, ids: &Weights) -> Result<Vec<(BufferId, Tensor)>> {
+        driver::check_weights(&self.spec, &self.context.target(), ids)?;
+        Ok(bind(ids, &self.weights, &[]))
+    }
+
+    /// [`Self::bind`] with what is packed.
+    pub(crate) fn bind_all(&self, ids: &Weights) -> Result<Vec<(BufferId, Tensor)>> {
         driver::check_weights(&self.spec, &self.context.target(), ids)?;
         Ok(bind(ids, &self.weights, &self.packed))
     }

@@ -8,7 +8,7 @@ use crate::kernels::clock;
 use crate::plan::sequence::{
     self as driver, BackwardArgs, Call, Ends, LayerSpec, Mode, Run, States, Weights,
 };
-use crate::plan::{BufferId, Builder, Follows, Matrix, Plan, Role, Target};
+use crate::plan::{BufferId, Builder, Matrix, Plan, Role, Target};
 use crate::program::{Program, check_free};
 use crate::tensor::{Tensor, zero_together};
 
@@ -83,12 +83,6 @@ fn plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Planned> {
         Mode::Inference => None,
         Mode::Training => {
             b.section("backward");
-            b.follows(Follows {
-                section: "backward",
-                after: "forward",
-                unchanged: [&[x], &*weights.trained].concat(),
-                op: "Sequence::backward",
-            });
             let like = |b: &mut Builder, name: &str, id: BufferId| -> Result<BufferId> {
                 let shape = b.buffer(id)?.shape.clone();
                 Ok(b.float(name, &shape, Role::Input))
@@ -172,12 +166,10 @@ impl Sequence {
         let least = Run::new(&spec, call, &target)?.least_bytes();
         check_free(layer.context(), "a call", least)?;
         let planned = plan(&spec, call, &target)?;
-        let mut bound = layer.bind(&planned.weights)?;
-        bound.extend(existing(layer, planned.backward.as_ref(), gradients)?);
+        let mut bound = existing(layer, planned.backward.as_ref(), gradients)?;
         bound.extend(planned.clock.zip(layer.clock.clone()));
         let sequence = Self {
-            program: Program::new(layer.context(), planned.plan, &bound)?
-                .with_packing(layer.packing.clone()),
+            program: layer.program(planned.plan, &planned.weights, &bound)?,
             run: planned.run,
             x: planned.x,
             y: planned.y,

@@ -63,7 +63,7 @@ impl Streams {
         );
         let weights = driver::weights(&mut b, &spec);
         let states = driver::streams(&mut b, &spec, count, &weights)?;
-        let program = Program::new(layer.context(), b.finish(), &layer.bind(&weights)?)?;
+        let program = Program::new(layer.context(), b.finish(), &layer.bind_all(&weights)?)?;
         let plan = program.plan();
         let all: Vec<_> = plan
             .ids()
@@ -209,7 +209,7 @@ impl Streams {
         if list.is_some() {
             shared.lists[which].clear();
         }
-        self.program.holding(at, &self.uses[which], |held| {
+        self.program.holding(&[at], &self.uses[which], |held| {
             if let Some(list) = &list {
                 lists.write_uint_held(held, list)?;
             }

@@ -17,6 +17,8 @@ use crate::tensor::Ids;
 pub(crate) const MAX_GROUPS: u32 = 65_535;
 
 /// The most dispatches of a plan: each takes some hundred bytes and, when it runs, some microseconds.
+/// The section of steps before which none was started.
+const MAIN: &str = "main";
 pub(crate) const MAX_STEPS: usize = 1 << 22;
 
 /// Collects buffers and steps, checks each step, and ends as a [`Plan`].
@@ -28,6 +30,8 @@ pub struct Builder {
     names: HashMap<String, usize>,
     /// Where a choice stands among the plan's.
     choices: HashMap<(String, &'static str, String), usize>,
+    /// The section of the forward pass that starts from a state.
+    forward: HashMap<BufferId, &'static str>,
 }
 
 /// One dispatch on its way into a plan.
@@ -69,6 +73,7 @@ impl Builder {
             target,
             names: HashMap::new(),
             choices: HashMap::new(),
+            forward: HashMap::new(),
             plan: Plan {
                 id: PlanId::new(),
                 name: name.into(),
@@ -194,8 +199,10 @@ impl Builder {
         self.plan.buffer(id)
     }
 
-    /// Notes that the latest step changes what stands in a buffer rather than fill it anew.
-    pub(crate) fn changed(&mut self, id: BufferId) {
+    /// Notes that the latest step changes what stands in a buffer rather than fill it anew: then
+    /// [`Program::new`](crate::Program::new) refuses a plan in which nothing has filled it before. What a kernel
+    /// writes counts as all of its buffer.
+    pub fn changed(&mut self, id: BufferId) {
         if let Some(latest) = self.plan.steps.len().checked_sub(1) {
             self.plan.needs.before.insert((latest, id));
         }
@@ -230,9 +237,43 @@ impl Builder {
         });
     }
 
-    /// Says that a section needs another to have run before it.
-    pub(crate) fn follows(&mut self, follows: Follows) {
-        self.plan.follows.push(follows);
+    /// Notes that the forward pass from a state ends in the current section.
+    pub(crate) fn forward_from(&mut self, state: BufferId) {
+        let section = self.current();
+        self.forward.insert(state, section);
+    }
+
+    /// Notes that the current section goes on from the forward pass from a state, and that what both read may not be
+    /// written in between.
+    ///
+    /// # Errors
+    /// If the plan has no such forward pass.
+    pub(crate) fn backward_from(
+        &mut self,
+        state: BufferId,
+        unchanged: Vec<BufferId>,
+    ) -> Result<()> {
+        let section = self.current();
+        let Some(&after) = self.forward.get(&state) else {
+            let expected = "those of a forward pass in the same plan";
+            return Err(Error::value("backward", "states", expected, "others"));
+        };
+        if after != section {
+            self.plan.follows.push(Follows {
+                section,
+                after,
+                unchanged,
+            });
+        }
+        Ok(())
+    }
+
+    /// The name of the current section.
+    fn current(&self) -> &'static str {
+        self.plan
+            .sections
+            .last()
+            .map_or(MAIN, |section| section.name)
     }
 
     /// Adds a dispatch to the current section (`main` if none was started).
@@ -287,7 +328,7 @@ impl Builder {
         self.plan.params.extend_from_slice(bytes);
         self.plan.params.resize(start + PARAMS_STRIDE, 0);
         if self.plan.sections.is_empty() {
-            self.section("main");
+            self.section(MAIN);
         }
         self.plan.steps.push(Step {
             kernel,

@@ -63,26 +63,40 @@ impl Plan {
         Ok(())
     }
 
-    /// A plan that changes weights also packs them anew.
+    /// A plan that changes weights also packs them anew, in each section that reads them packed and before it does, or
+    /// in the one that it follows.
     fn check_packed(&self) -> Result<()> {
-        if self.needs.packed.is_empty() {
-            return Ok(());
-        }
-        let none = vec![false; self.buffers.len()];
-        let (mut written, mut read) = (none.clone(), none);
-        for (id, access) in self.running().flat_map(|(_, step)| step.accesses()) {
-            match access {
-                Access::Read => read[id.0] = true,
-                Access::ReadWrite | Access::Write => written[id.0] = true,
-            }
-        }
         for (packed, source) in &self.needs.packed {
-            if written[source.0] && read[packed.0] && !written[packed.0] {
-                let [packed, source] = [packed, source].map(|id| &self.buffers[id.0].name);
-                let expected = format!(
-                    "filled by a step (as sequence::prepare does), since steps change '{source}', of which it is packed"
-                );
-                return Err(Error::value(OP, named(packed), expected, "no such step"));
+            let writes = |step: &Step, of: &BufferId| {
+                let mut written = step
+                    .accesses()
+                    .filter(|(_, access)| *access != Access::Read);
+                written.any(|(id, _)| id == *of)
+            };
+            if !self.running().any(|(_, step)| writes(step, source)) {
+                continue;
+            }
+            let steps = |section: &Section| {
+                self.steps[section.steps.clone()]
+                    .iter()
+                    .filter(|step| step.runs())
+            };
+            let packs = |name: &str| {
+                let mut of = self.sections.iter().filter(|section| section.name == name);
+                of.any(|section| steps(section).any(|step| writes(step, packed)))
+            };
+            for section in &self.sections {
+                let first = steps(section).find(|step| step.bindings.contains(packed));
+                let read = first.is_some_and(|step| !writes(step, packed));
+                let mut before = self.follows.iter().filter(|f| f.section == section.name);
+                if read && !before.any(|f| packs(f.after)) {
+                    let [packed, source] = [packed, source].map(|id| &self.buffers[id.0].name);
+                    let expected = format!(
+                        "filled by a step of section '{}' before another reads it (as sequence::prepare does), since steps change '{source}', of which it is packed",
+                        section.name
+                    );
+                    return Err(Error::value(OP, named(packed), expected, "no such step"));
+                }
             }
         }
         Ok(())

@@ -78,8 +78,6 @@ pub(crate) struct Follows {
     pub(crate) after: &'static str,
     /// What both read, which may not be written in between.
     pub(crate) unchanged: Vec<BufferId>,
-    /// The call that is refused else.
-    pub(crate) op: &'static str,
 }
 
 /// How to make a small plan with kernels of a plan, in the same specialisation, and numbers to run it on: the steps of a

@@ -16,7 +16,7 @@ pub(crate) struct Packing {
     program: Program,
     sources: Vec<Arc<Memory>>,
     packed: Uses,
-    /// How often the sources had been written when they were packed last.
+    /// How often the sources and what is packed had been written when they were packed last.
     latest: AtomicU64,
 }
 
@@ -41,6 +41,11 @@ impl Packing {
         &self.packed
     }
 
+    /// Whether a call changes what it packs.
+    pub(super) fn is_changed_by(&self, uses: &Uses) -> bool {
+        self.sources.iter().any(|memory| uses.writes(memory))
+    }
+
     /// What a call takes that packs.
     pub(crate) fn uses(&self) -> &Uses {
         // It has this section alone.
@@ -49,12 +54,17 @@ impl Packing {
 
     /// Counts never fall, so that their sum stays only where nothing was written.
     fn written(&self) -> u64 {
-        let versions = self.sources.iter().map(|memory| memory.version());
-        versions.fold(0, u64::wrapping_add)
+        let all = self.sources.iter().chain(self.packed.memories(true));
+        all.fold(0, |sum, memory| sum.wrapping_add(memory.version()))
+    }
+
+    /// Whether a host has commands that write the sources, so that nobody knows when they are written.
+    fn is_recorded(&self) -> bool {
+        self.sources.iter().any(|memory| memory.is_recorded())
     }
 
     fn is_stale(&self) -> bool {
-        self.latest.load(Ordering::Acquire) != self.written()
+        self.is_recorded() || self.latest.load(Ordering::Acquire) != self.written()
     }
 
     /// Notes that a call which has taken the sources has packed them.
@@ -72,28 +82,17 @@ impl Packing {
         Ok(())
     }
 
-    /// Packs, whether it seems to be necessary or not: a host may have written buffers of a GPU itself.
+    /// Packs, whether it seems to be necessary or not: a host may have written buffers of a GPU itself. What was
+    /// recorded to write the sources was submitted, says who calls this.
     ///
     /// # Errors
     /// If the device fails.
     pub(crate) fn prepare(&self) -> Result<()> {
-        self.pack(&self.uses().take()?)
-    }
-
-    /// Packs if it is necessary.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub(super) fn refresh(&self) -> Result<()> {
-        if !self.is_stale() {
-            return Ok(());
-        }
         let held = self.uses().take()?;
-        match self.is_stale() {
-            true => self.pack(&held),
-            // Another call was faster.
-            false => Ok(()),
-        }
+        self.sources
+            .iter()
+            .for_each(|memory| memory.set_recorded(false));
+        self.pack(&held)
     }
 
     /// Takes what a call uses, of which some is what is packed, as the weights are now, and does the call's work.
@@ -105,12 +104,19 @@ impl Packing {
         uses: &Uses,
         work: impl FnOnce(&Held<'_>) -> Result<T>,
     ) -> Result<T> {
-        self.refresh()?;
+        // Packing takes the sources alone, so that calls of other threads which pack them too wait no longer than that.
+        if self.is_stale() && !self.is_recorded() {
+            let held = self.uses().take()?;
+            // Another call may have been faster.
+            if self.is_stale() {
+                self.pack(&held)?;
+            }
+        }
         let held = uses.take()?;
         if !self.is_stale() {
             return work(&held);
         }
-        // Another thread has written weights in between, and may do so again.
+        // Another thread has written weights in between, and may do so again, or a host at any time.
         drop(held);
         let both = uses.and(self.uses());
         let held = both.take()?;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
+use crate::memory::Uses;
 use crate::plan::{Follows, Plan};
 use crate::tensor::Tensor;
 
@@ -37,23 +38,33 @@ impl Seen {
         self.ran.store(true, Ordering::Release);
     }
 
-    /// Refuses the section that follows if the first has not run, or what both read has been written since.
-    pub(super) fn check(&self, follows: &Follows, plan: &Plan, tensors: &[Tensor]) -> Result<()> {
-        let Follows { op, after, .. } = follows;
+    /// Refuses the section that follows if the first has not run, or what both read has been written since; the call
+    /// may have taken some of it to write itself.
+    pub(super) fn check(
+        &self,
+        follows: &Follows,
+        plan: &Plan,
+        tensors: &[Tensor],
+        taken: &Uses,
+    ) -> Result<()> {
+        let Follows { section, after, .. } = follows;
         if !self.ran.load(Ordering::Acquire) {
             let expected = format!("preceded by the {after} pass");
-            return Err(Error::value(op, "call", expected, "none"));
+            return Err(Error::value(section, "call", expected, "none"));
         }
         let mut each = self.versions.iter().zip(&follows.unchanged);
-        let changed = each
-            .find(|(seen, id)| seen.load(Ordering::Relaxed) != tensors[id.0].memory().version());
+        let changed = each.find(|(seen, id)| {
+            let memory = tensors[id.0].memory();
+            let own = u64::from(taken.writes(memory));
+            seen.load(Ordering::Relaxed) + own != memory.version()
+        });
         match changed {
             None => Ok(()),
             Some((_, id)) => {
                 let arg = &plan.buffers[id.0].name;
                 let expected = format!("what the latest {after} pass read");
                 Err(Error::value(
-                    op,
+                    section,
                     arg,
                     expected,
                     "values that were written since",

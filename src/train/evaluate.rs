@@ -46,7 +46,7 @@ impl Evaluator {
             },
         )?;
         Ok(Self {
-            program: Program::new(model.context(), b.finish(), &model.bind(&weights)?)?,
+            program: model.program(b.finish(), &weights)?,
             size,
             vocabulary: spec.vocabulary,
             feed,

@@ -15,9 +15,13 @@ use crate::layer::Layer;
 use crate::plan::sequence::{
     self as driver, Call, Ends, LayerSpec, Mode, Run, Size, States, Weights,
 };
-use crate::plan::{BufferId, Builder, Matrix, Role, Target};
+use crate::plan::{BufferId, Builder, Matrix, Plan, Role, Target};
+use crate::program::Program;
 use crate::rng::Rng;
 use crate::tensor::Tensor;
+
+/// Before the names of the recurrent layer's weights.
+const RNN: &str = "rnn.";
 
 /// The size of a model.
 #[derive(Debug, Clone, Copy)]
@@ -220,19 +224,25 @@ impl LanguageModel {
     pub fn weights(&self) -> Vec<(String, Tensor)> {
         let mut all = vec![("embedding.weight".to_owned(), self.embedding.clone())];
         for (name, tensor) in self.layer.weights() {
-            all.push((format!("rnn.{name}"), tensor.clone()));
+            all.push((format!("{RNN}{name}"), tensor.clone()));
         }
         all.push(("linear.weight".to_owned(), self.linear_weight.clone()));
         all.push(("linear.bias".to_owned(), self.linear_bias.clone()));
         all
     }
 
-    /// Reads the weights back, for saving.
+    /// Reads the weights back, for saving, with the layer's metadata, whose names begin with `rnn.`.
     ///
     /// # Errors
     /// If the device fails.
     pub fn to_archive(&self) -> Result<Archive> {
-        Ok(read_all(&self.weights())?.into())
+        let of_layer = self.layer.metadata()?.into_iter();
+        Ok(Archive {
+            tensors: read_all(&self.weights())?,
+            metadata: of_layer
+                .map(|(name, text)| (format!("{RNN}{name}"), text))
+                .collect(),
+        })
     }
 
     /// Replaces the weights by those of an archive, which must have just these names and shapes.
@@ -240,16 +250,23 @@ impl LanguageModel {
     /// # Errors
     /// [`Error::Weights`] naming what is missing, surplus or of another shape; nothing is changed then.
     pub fn load(&self, archive: &Archive) -> Result<()> {
-        write_all("LanguageModel::load", &self.weights(), &archive.tensors)?;
-        self.layer.prepare()
+        const OP: &str = "LanguageModel::load";
+        let of_layer = archive.under(RNN).metadata;
+        let clock = self.layer.clock_in(OP, &of_layer)?;
+        write_all(OP, &self.weights(), &archive.tensors)?;
+        match clock {
+            Some((clock, now)) => clock.write_uint(&[now]),
+            None => Ok(()),
+        }
     }
 
-    /// The model's tensors for the buffers that [`ModelSpec::weights`] added to a plan.
-    pub(crate) fn bind(&self, ids: &ModelIds) -> Result<Vec<(BufferId, Tensor)>> {
-        let mut bound = self.layer.bind(&ids.layer)?;
-        bound.push((ids.embedding, self.embedding.clone()));
-        bound.push((ids.linear_weight, self.linear_weight.clone()));
-        bound.push((ids.linear_bias, self.linear_bias.clone()));
-        Ok(bound)
+    /// A program over the model's tensors, for which [`ModelSpec::weights`] has added `ids` to its plan.
+    pub(crate) fn program(&self, plan: Plan, ids: &ModelIds) -> Result<Program> {
+        let own = [
+            (ids.embedding, self.embedding.clone()),
+            (ids.linear_weight, self.linear_weight.clone()),
+            (ids.linear_bias, self.linear_bias.clone()),
+        ];
+        self.layer.program(plan, &ids.layer, &own)
     }
 }

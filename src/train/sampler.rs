@@ -49,9 +49,8 @@ impl Sampler {
         b.section("step");
         driver::carry_states(&mut b, &states)?;
         let out = spec.forward(&mut b, &run, input, &weights, &states, None)?;
-        model.layer().prepare()?;
         Ok(Self {
-            program: Program::new(model.context(), b.finish(), &model.bind(&weights)?)?,
+            program: model.program(b.finish(), &weights)?,
             vocabulary: spec.vocabulary,
             input,
             logits: out.logits,

@@ -178,7 +178,7 @@ impl Trainer {
             step.push(&mut b, spec.optimizer, &mut moments)?;
         }
 
-        let program = Program::new(model.context(), b.finish(), &model.bind(&weights)?)?;
+        let program = model.program(b.finish(), &weights)?;
         Ok(Self {
             program,
             spec,

@@ -5,6 +5,7 @@ use crate::common::results::{
 };
 use crate::{DROPOUT, SIZE, some};
 use wgrnn::cell;
+use wgrnn::train::{LanguageModel, ModelSpec};
 use wgrnn::{Activation, Context, Function, Layer, LayerSpec, Result, Sequence, Size};
 
 /// Layers whose outputs are what a lower one makes of their input: h' = W_ih x + W_hh h.
@@ -289,6 +290,24 @@ fn an_archive_has_the_counter_of_masks() -> Result<()> {
         let without = Layer::new(&context, linear(0.0, 2), 8)?;
         without.load(&archive)?;
         assert!(without.dropout_clock().is_none() && without.to_archive()?.metadata.is_empty());
+        // So has that of a model around it.
+        let spec = ModelSpec {
+            vocabulary: 3,
+            layer: linear(DROPOUT, 2),
+        };
+        let model = LanguageModel::new(&context, spec, 1)?;
+        planned(model.layer())?.forward()?;
+        let mut archive = model.to_archive()?;
+        let counted = |model: &LanguageModel| model.layer().dropout_clock().unwrap().read_uint();
+        let loaded = LanguageModel::new(&context, spec, 2)?;
+        loaded.load(&archive)?;
+        assert_eq!([counted(&model)?, counted(&loaded)?], [[1], [1]]);
+        let layer = Layer::new(&context, linear(DROPOUT, 2), 8)?;
+        layer.load(&archive.under("rnn."))?;
+        assert_eq!(layer.dropout_clock().unwrap().read_uint()?, [1]);
+        let named = ("rnn.dropout_clock".to_owned(), "one".to_owned());
+        archive.metadata = [named].into();
+        assert!(loaded.load(&archive).is_err());
     }
     Ok(())
 }

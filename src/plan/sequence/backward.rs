@@ -44,7 +44,8 @@ pub struct Backward {
     pub dc0: Option<BufferId>,
 }
 
-/// Adds the backward pass of a [`forward`](super::forward()) in training mode.
+/// Adds the backward pass of a [`forward`](super::forward()) in training mode. In another section than that, a program
+/// runs it only after the other, and refuses it where x or a weight has been written in between.
 ///
 /// # Errors
 /// If the call is for inference, or buffers are not those of the forward pass.
@@ -71,6 +72,8 @@ pub fn backward(
             check_len(b, arg, id, states_of * width)?;
         }
     }
+    let unchanged = [&[args.ends.x.buffer], &*weights.trained].concat();
+    b.backward_from(states.h0, unchanged)?;
     let shapes = spec.weight_shapes().into_iter();
     let gradients: Vec<BufferId> = shapes
         .map(|(name, shape)| b.float(&format!("d{name}"), &shape, Role::Gradient))

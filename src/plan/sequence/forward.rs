@@ -57,6 +57,7 @@ pub fn forward(
         return Err(Error::value("layer", "clock", expected, "none"));
     }
     b.small(small::of_call(run));
+    b.forward_from(states.h0);
     if run.masked() {
         make_mask(b, run, states)?;
     }
