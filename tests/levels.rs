@@ -161,14 +161,21 @@ fn compared(config: &Config) -> Result<bool> {
 
 /// Of so many seeds how many calls there were, and how many ran levels side by side in every way.
 fn all_compared(count: u64, draw: fn(u64) -> Option<Config>) -> Result<[usize; 2]> {
-    let mut found = [0, 0];
-    for config in seeds(count).filter_map(draw) {
-        for config in [inference(&config), config] {
-            found[0] += 1;
-            found[1] += usize::from(compared(&config)?);
+    let all: Vec<u64> = seeds(count).collect();
+    let found = common::spread(&all, |seeds| -> Result<[usize; 2]> {
+        let mut found = [0, 0];
+        for config in seeds.into_iter().filter_map(draw) {
+            for config in [inference(&config), config] {
+                found[0] += 1;
+                found[1] += usize::from(compared(&config)?);
+            }
         }
-    }
-    Ok(found)
+        Ok(found)
+    });
+    let add = |sum: [usize; 2], found: [usize; 2]| [sum[0] + found[0], sum[1] + found[1]];
+    found
+        .into_iter()
+        .try_fold([0, 0], |sum, found| Ok(add(sum, found?)))
 }
 
 #[test]

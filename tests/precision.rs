@@ -113,24 +113,30 @@ fn run(layer: &Layer) -> Result<Values> {
 
 #[test]
 fn as_with_rounded_weights() -> Result<()> {
-    for (nth, spec) in specs().into_iter().enumerate() {
-        let oracle = Context::cpu_f64();
-        let whole = Layer::new(&oracle, spec, 3)?;
-        let unrounded = run(&whole)?;
-        change(&whole, rounded)?;
-        let want = run(&whole)?;
-        for device in everywhere() {
-            for context in common::share_on(&device, ways(&device), nth, 4) {
-                let what = format!("{} {}", spec.cell.name, context.target().force);
-                let layer = Layer::new(&context, in_f16(&spec), 3)?;
-                let got = run(&layer)?;
-                assert_all_close(&context, &what, &got, &want, LENGTH);
-                // The weights themselves would give another result.
-                let limit = 4.0 * tolerance::layer(Dtype::F32, LENGTH, 4.0 * tolerance::UNIT);
-                for (name, unrounded) in &unrounded {
-                    let moved = compare(&got[name], unrounded).error;
-                    assert!(moved > limit, "{what}: {name} moved by {moved:.1e} alone");
-                }
+    let specs: Vec<(usize, LayerSpec)> = specs().into_iter().enumerate().collect();
+    let done = common::spread(&specs, |specs| {
+        specs.into_iter().try_for_each(as_with_rounded)
+    });
+    done.into_iter().collect()
+}
+
+fn as_with_rounded((nth, spec): (usize, LayerSpec)) -> Result<()> {
+    let oracle = Context::cpu_f64();
+    let whole = Layer::new(&oracle, spec, 3)?;
+    let unrounded = run(&whole)?;
+    change(&whole, rounded)?;
+    let want = run(&whole)?;
+    for device in everywhere() {
+        for context in common::share_on(&device, ways(&device), nth, 4) {
+            let what = format!("{} {}", spec.cell.name, context.target().force);
+            let layer = Layer::new(&context, in_f16(&spec), 3)?;
+            let got = run(&layer)?;
+            assert_all_close(&context, &what, &got, &want, LENGTH);
+            // The weights themselves would give another result.
+            let limit = 4.0 * tolerance::layer(Dtype::F32, LENGTH, 4.0 * tolerance::UNIT);
+            for (name, unrounded) in &unrounded {
+                let moved = compare(&got[name], unrounded).error;
+                assert!(moved > limit, "{what}: {name} moved by {moved:.1e} alone");
             }
         }
     }

@@ -62,7 +62,7 @@ fn sampled(kernel: &'static Kernel) -> Sets {
 
 /// Some of the sets, spread over all, for texts that are long: a dozen for those made for a hidden size,
 /// whose options are those of the kernel of a single step, which is taken with every set; two dozen for
-/// products; a third of that where not everything runs.
+/// products; a third of that, and two dozen of any, where not everything runs.
 fn few(sets: Sets) -> Sets {
     let all_have = |names: &[&str]| {
         let has = |set: &Vec<Constant>| set.iter().any(|(name, _)| names.contains(name));
@@ -71,7 +71,8 @@ fn few(sets: Sets) -> Sets {
     let most = match () {
         () if all_have(&["HIDDEN", "SEQUENCES"]) => 12,
         () if all_have(&["C_VEC4"]) => 24,
-        () => return sets,
+        () if common::thorough() => return sets,
+        () => 3 * 24,
     };
     let most = if common::thorough() { most } else { most / 3 };
     // Odd, so that options of two values are not seen with one alone.
