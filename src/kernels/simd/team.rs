@@ -4,10 +4,20 @@
 //! begun; when all parts of a step are done, the next begins. So no step waits for a worker that
 //! never came (a pool may have other work), and one worker alone does everything.
 
-use std::hint::spin_loop;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::yield_now;
+
+#[cfg(loom)]
+use loom::{
+    hint::spin_loop,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread::yield_now,
+};
+#[cfg(not(loom))]
+use std::{
+    hint::spin_loop,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread::yield_now,
+};
 
 /// See the [module](self).
 pub(crate) struct Team {
@@ -144,7 +154,62 @@ impl Drop for Shift<'_> {
     }
 }
 
-#[cfg(test)]
+/// Every order of what two workers do, as far as memory orders allow it.
+#[cfg(all(test, loom))]
+mod orders {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+
+    const PARTS: usize = 2;
+    const STEPS: usize = 2;
+
+    /// A worker that never comes leaves all to the other.
+    fn sees_what_was_written(present: usize) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let team = Arc::new(Team::new(2, PARTS));
+            // What each part writes in each step: loom finds who does so while another reads or writes it.
+            let cells: Arc<Vec<UnsafeCell<()>>> =
+                Arc::new((0..STEPS * PARTS).map(|_| UnsafeCell::new(())).collect());
+            let work = move |worker: usize| {
+                let mut done = 0;
+                for (step, part) in team.shift(worker, STEPS) {
+                    if let Some(before) = step.checked_sub(1) {
+                        let read = |part: usize| cells[before * PARTS + part].with(|_| ());
+                        (0..PARTS).for_each(read);
+                    }
+                    cells[step * PARTS + part].with_mut(|_| done += 1);
+                }
+                done
+            };
+            let others: Vec<_> = (1..present)
+                .map(|worker| {
+                    loom::thread::spawn({
+                        let work = work.clone();
+                        move || work(worker)
+                    })
+                })
+                .collect();
+            let own = work(0);
+            let others = others.into_iter().map(|other| other.join().unwrap());
+            assert_eq!(own + others.sum::<usize>(), STEPS * PARTS);
+        });
+    }
+
+    #[test]
+    fn two_workers() {
+        sees_what_was_written(2);
+    }
+
+    #[test]
+    fn one_of_two() {
+        sees_what_was_written(1);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
