@@ -18,7 +18,8 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::kernel::Constant;
 
-const SHARED: &[(&str, &str)] = &[
+/// The pieces that shaders import, by name.
+pub(crate) const SHARED: &[(&str, &str)] = &[
     (
         "activations",
         include_str!("../shaders/shared/activations.wgsl"),

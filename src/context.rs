@@ -171,6 +171,15 @@ impl Context {
         }
     }
 
+    /// Whether its identity says what drives it: not on an adapter of which the API says nothing.
+    pub(crate) fn has_known_driver(&self) -> bool {
+        match self.device() {
+            Device::Cpu(_) => true,
+            #[cfg(feature = "gpu")]
+            Device::Gpu(gpu) => gpu.driver().is_some(),
+        }
+    }
+
     /// The type of the numbers it computes with.
     pub fn dtype(&self) -> Dtype {
         match self.device() {

@@ -63,7 +63,7 @@ impl Cells {
                     *c = to_f64(v);
                 }
             }
-            _ => return Err(wrong_memory()),
+            other => return Err(wrong_memory("floats", other.kind())),
         }
         Ok(())
     }
@@ -77,7 +77,16 @@ impl Cells {
         match self {
             Self::F32(cells) => Ok(cells[range].iter().map(|&v| from_f32(v)).collect()),
             Self::F64(cells) => Ok(cells[range].iter().map(|&v| from_f64(v)).collect()),
-            _ => Err(wrong_memory()),
+            other => Err(wrong_memory("floats", other.kind())),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::F32(_) | Self::F64(_) => "floats",
+            Self::Uint(_) => "integers",
+            #[cfg(feature = "gpu")]
+            Self::Elsewhere => "a buffer of a GPU",
         }
     }
 
@@ -85,7 +94,7 @@ impl Cells {
     pub(crate) fn uints(&self) -> Result<&[u32]> {
         match self {
             Self::Uint(cells) => Ok(cells),
-            _ => Err(wrong_memory()),
+            other => Err(wrong_memory("integers", other.kind())),
         }
     }
 
@@ -93,7 +102,7 @@ impl Cells {
     pub(crate) fn uints_mut(&mut self) -> Result<&mut [u32]> {
         match self {
             Self::Uint(cells) => Ok(cells),
-            _ => Err(wrong_memory()),
+            other => Err(wrong_memory("integers", other.kind())),
         }
     }
 }
@@ -118,12 +127,7 @@ pub(crate) fn zeroed<T: Zeroable>(len: usize) -> Result<Vec<T>> {
     })
 }
 
-/// What a tensor of the one kind of elements is asked for as one of the other.
-pub(crate) fn wrong_memory() -> Error {
-    Error::value(
-        "Tensor",
-        "memory",
-        "floats or integers, as it is used",
-        "the other",
-    )
+/// Memory of another kind than a tensor is used as.
+pub(crate) fn wrong_memory(wanted: &str, got: &str) -> Error {
+    Error::value("Tensor", "memory", wanted, got)
 }

@@ -18,6 +18,7 @@ use crate::context::{Context, Device};
 use crate::error::{Error, Result};
 use crate::host::Cells;
 #[cfg(feature = "gpu")]
+#[cfg(feature = "gpu")]
 use crate::host::wrong_memory;
 use crate::kernel::Element;
 use crate::memory::{Held, Memory, Uses};
@@ -491,7 +492,7 @@ impl Tensor {
             match (now, later?) {
                 (Some(values), _) => values,
                 (None, Some(copy)) => Ok(floats(element, len, copy.await?)),
-                (None, None) => Err(wrong_memory()),
+                (None, None) => Err(not_on_a_gpu()),
             }
         }
     }
@@ -521,7 +522,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     fn download_now(&self) -> Result<Vec<u32>> {
         Context::can_block("reading a GPU tensor", "Tensor::read_async")?;
-        let copy = self.download()?.ok_or_else(wrong_memory)?;
+        let copy = self.download()?.ok_or_else(not_on_a_gpu)?;
         if let Device::Gpu(gpu) = self.context.device() {
             gpu.wait(READ)?;
         }
@@ -531,7 +532,7 @@ impl Tensor {
     #[cfg(feature = "gpu")]
     fn upload(&self, buffer: &wgpu::Buffer, bytes: &[u8]) -> Result<()> {
         match self.context.device() {
-            Device::Cpu(_) => Err(wrong_memory()),
+            Device::Cpu(_) => Err(not_on_a_gpu()),
             Device::Gpu(gpu) => gpu.write("Tensor::write", buffer, self.start(), bytes),
         }
     }
@@ -558,7 +559,7 @@ impl Tensor {
 
     fn check(&self, op: &'static str, len: usize, element: Element) -> Result<()> {
         if self.element != element {
-            return Err(self.kind(op));
+            return Err(self.kind(op, element));
         }
         if len != self.len() {
             return Err(Error::shape(op, "number of values", self.len(), len));
@@ -566,13 +567,9 @@ impl Tensor {
         Ok(())
     }
 
-    fn kind(&self, op: &'static str) -> Error {
-        Error::value(
-            op,
-            "tensor",
-            "of the other kind of element",
-            format!("{:?}", self.element),
-        )
+    fn kind(&self, op: &'static str, wanted: Element) -> Error {
+        let of = |element: Element| format!("of elements that are {element:?}");
+        Error::value(op, "tensor", of(wanted), of(self.element))
     }
 }
 
@@ -622,7 +619,7 @@ pub(crate) fn read_together(all: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
         let copies = all.iter().zip(copies);
         return copies
             .map(|(tensor, copy)| {
-                let words = pollster::block_on(copy.ok_or_else(wrong_memory)?)?;
+                let words = pollster::block_on(copy.ok_or_else(not_on_a_gpu)?)?;
                 Ok(floats(tensor.element, tensor.len(), words))
             })
             .collect();
@@ -632,6 +629,11 @@ pub(crate) fn read_together(all: &[&Tensor]) -> Result<Vec<Vec<f32>>> {
         cells.read(tensor.range(), |v| v, |v| v as f32)
     };
     all.iter().map(read).collect()
+}
+
+#[cfg(feature = "gpu")]
+fn not_on_a_gpu() -> Error {
+    wrong_memory("a buffer of a GPU", "memory of the CPU")
 }
 
 /// Values as 16-bit floats, two to a word.

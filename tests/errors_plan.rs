@@ -5,18 +5,22 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::refusal;
+use wgrnn::cell;
 use wgrnn::kernel::Element;
 use wgrnn::kernels::copy::{copy, fill};
 use wgrnn::kernels::cross_entropy::{CrossEntropy, IGNORE, cross_entropy};
 use wgrnn::kernels::dropout::{self, Dropout};
 use wgrnn::kernels::gemm::Gemm;
+use wgrnn::kernels::mask::{Clear, Mask};
+use wgrnn::kernels::pack::Blocks;
 use wgrnn::kernels::reduce::{Columns, columns, total_at};
 use wgrnn::kernels::sgd::{self, Sgd};
 use wgrnn::kernels::state::{Load, MaskRows, unset};
 use wgrnn::kernels::transpose::{transpose, transpose_to};
-use wgrnn::kernels::{clip, clock, embedding, mask::Mask};
-use wgrnn::plan::sequence::{self as driver, Ends, Run, Weights};
+use wgrnn::kernels::{clip, clock, embedding};
+use wgrnn::plan::sequence::{self as driver, Ends, LayerSpec, Run, Weights};
 use wgrnn::plan::{BufferId, Builder, Matrix, Plan, Portion, Role, Target};
+use wgrnn::train::{LanguageModel, ModelSpec};
 use wgrnn::{Call, Context, Error, Lstm, Program, Result, Sequence, Size, Tensor};
 
 const SIZE: Size = Size { steps: 3, batch: 2 };
@@ -326,7 +330,86 @@ fn sizes_beyond_all_bounds() -> Result<()> {
             rows: [4, 1],
         };
         says(made.push(&mut b), &[]);
+        let clear = Clear {
+            mask: (m, 0),
+            source: Matrix::dense(x, 4, 4),
+            destination: (y, 0),
+        };
+        let many = Matrix {
+            rows: at,
+            row_stride: 0,
+            ..clear.source
+        };
+        for (clear, arg) in [
+            (
+                Clear {
+                    mask: (m, at),
+                    ..clear
+                },
+                "mask",
+            ),
+            (
+                Clear {
+                    destination: (y, at),
+                    ..clear
+                },
+                "destination",
+            ),
+            (
+                Clear {
+                    source: many,
+                    ..clear
+                },
+                "mask",
+            ),
+        ] {
+            says(clear.push(&mut b), &[arg]);
+        }
+        for blocks in [
+            Blocks::forward([4, at, 1], 4),
+            Blocks::forward([4, 4, at], 4),
+            Blocks::backward([at, at, 1], 4),
+            Blocks::quads([3, at, at]),
+            Blocks::quads_of_input([3, 4, at]),
+            Blocks::quads_back([at, 4, 4]),
+            Blocks::copy(at),
+            Blocks::forward([1, 4, 4], at),
+        ] {
+            assert!(blocks.len() > 16, "{blocks:?}");
+            says(blocks.push(&mut b, x, y), &["pack"]);
+            says(blocks.push_to(&mut b, x, (y, at)), &["pack"]);
+            says(blocks.push_part(&mut b, x, y, at, at), &["pack"]);
+        }
+        let fitting = Blocks::forward([1, 4, 4], 4);
+        says(fitting.push_part(&mut b, x, y, at, 4), &["terms"]);
+        says(fitting.push_to(&mut b, x, (y, at)), &["destination"]);
+
+        let huge = LayerSpec::new(&cell::LSTM_PROJECTED, 3, at);
+        for spec in [
+            huge,
+            LayerSpec {
+                bidirectional: true,
+                proj_size: at,
+                ..huge
+            },
+            LayerSpec::new(&cell::LSTM, at, at),
+        ] {
+            // What cannot be is said by the plan's own checks, not by an overflow.
+            let mut b = Builder::new("layer");
+            let _ = driver::weights(&mut b, &spec);
+            let model = ModelSpec {
+                vocabulary: 4,
+                layer: spec,
+            };
+            says(LanguageModel::new(&cpu, model, 1), &["elements"]);
+        }
     }
+    let blocks = Blocks {
+        block: 0,
+        ..Blocks::forward([1, 4, 4], 1)
+    };
+    assert_eq!(blocks.len(), 0);
+    says(blocks.push(&mut b, x, y), &["block", "at least 1"]);
     // Each fits; their product does not.
     let ids = b.uint("ids", &[1 << 40], Role::Input);
     let table = b.float("table", &[1, 1 << 40], Role::Input);

@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -135,6 +136,10 @@ fn options_that_lead_to_one_file_are_refused() {
     more("--json=m.safetensors", "--resume=m.safetensors");
     more("--save=m.safetensors", &format!("--json={optimizer}"));
     more("--save=m.safetensors", &format!("--validation={optimizer}"));
+    for option in ["json", "certificate", "save"] {
+        let state = format!("--{option}={optimizer}");
+        more("--resume=m.safetensors", &state);
+    }
     more(
         "--save=new",
         "--json=new.optimizer-0123456789abcdef.safetensors",
@@ -214,6 +219,15 @@ fn what_is_no_file_is_refused_at_once() {
         (&["check", "pipe", "--backend=cpu"], ["pipe", "no file"]),
         (&["check", "huge", "--backend=cpu"], ["huge", "safetensors"]),
         (&["bench", "--shapes=pipe"], ["pipe", "no file"]),
+        (&["bench", "--tune=pipe"], ["pipe", "no file"]),
+        (&["bench", "--certificate=pipe"], ["pipe", "no file"]),
+        (&["certify", "--certificate=pipe"], ["pipe", "no file"]),
+        (&["info", "--certificate=pipe"], ["pipe", "no file"]),
+        (&["train", "--certificate=pipe"], ["pipe", "no file"]),
+        (
+            &["certify", "--certificate=huge", "--adapter=cpu"],
+            ["huge", "bytes"],
+        ),
         (&["bench", "--shapes=huge"], ["huge", "bytes"]),
         (
             &["bench", "--tune=huge", "--backend=cpu"],
@@ -237,6 +251,44 @@ fn what_is_no_file_is_refused_at_once() {
         let child = child.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = ended(child.spawn().unwrap(), Duration::from_secs(20));
         refused(&output, &words);
+    }
+}
+
+/// A pipe is opened once, by what is written to it: a reader that sees it closed is gone.
+#[cfg(unix)]
+#[test]
+fn reports_go_through_a_pipe() {
+    let folder = Folder::new();
+    let made = Command::new("mkfifo").arg(folder.at("pipe")).status();
+    assert!(made.unwrap().success());
+    let case = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/lstm_basic.safetensors");
+    fs::copy(case, folder.at("case.safetensors")).unwrap();
+    let shapes = include_str!("../benches/shapes.toml");
+    fs::write(folder.at("shapes"), shapes).unwrap();
+    let check = ["check", "case.safetensors", "--backend=cpu", "--json=pipe"];
+    // Two rows, after each of which a file would be written.
+    let bench = [
+        "bench",
+        "--shapes=shapes",
+        "--only=^rnnoise-stream$|^silero-vad-stream$",
+        "--min-time=0",
+        "--budget=0.1",
+        "--backend=cpu",
+        "--json=pipe",
+    ];
+    for (args, member) in [(&check[..], "results"), (&bench, "results")] {
+        let reader = Command::new("cat")
+            .arg(folder.at("pipe"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut child = folder.command(args);
+        let child = child.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = ended(child.spawn().unwrap(), Duration::from_secs(60));
+        assert!(output.status.success(), "{output:?}");
+        let read = ended(reader, Duration::from_secs(20));
+        let report: Value = serde_json::from_slice(&read.stdout).unwrap();
+        assert!(report[member].as_array().unwrap().len() >= 2, "{report}");
     }
 }
 
@@ -400,6 +452,60 @@ fn a_signal_lets_a_training_save() {
         assert!(read("m.safetensors") == read("stopped.safetensors"));
         fs::remove_file(folder.at("m.safetensors")).unwrap();
     }
+}
+
+/// What was learnt is there whatever becomes of the validation, which the first signal ends.
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_a_validation() {
+    let folder = Folder::new();
+    let book = include_str!("../examples/data/pride_and_prejudice.txt");
+    fs::write(folder.at("long"), book.repeat(8)).unwrap();
+    let mut child = folder.start(&[
+        "--iterations=2",
+        "--validation=long",
+        "--save=m.safetensors",
+        "--json=run",
+    ]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let learnt = lines.find(|line| line.as_ref().unwrap().starts_with("2 iterations, "));
+    assert!(learnt.is_some());
+    // It takes some seconds.
+    std::thread::sleep(Duration::from_millis(300));
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let output = ended(child, Duration::from_secs(20));
+    assert_eq!(output.status.code(), Some(130), "{rest:?} {output:?}");
+    assert_eq!(folder.iteration("m.safetensors"), 2);
+    let run: Value = serde_json::from_slice(&fs::read(folder.at("run")).unwrap()).unwrap();
+    assert_eq!(run["iterations"].as_array().unwrap().len(), 2);
+    assert!(run["validation_perplexity"].is_null(), "{run}");
+}
+
+/// `m` and `m.safetensors` have their optimizers under names of one kind.
+#[test]
+fn neighbours_keep_their_optimizers() {
+    let folder = Folder::new();
+    let train = |more: &[&str]| {
+        let output = folder.train(&[&["--iterations=9"], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            output.stderr.is_empty(),
+            "the optimizer was lost: {output:?}"
+        );
+    };
+    train(&["--stop-after=2", "--save=m.safetensors"]);
+    train(&["--stop-after=3", "--save=m"]);
+    assert_eq!(folder.optimizers("m").len(), 2);
+    train(&["--stop-after=4", "--resume=m.safetensors"]);
+    train(&["--stop-after=4", "--resume=m"]);
+    // Its own former one goes, and no other.
+    train(&["--stop-after=5", "--save=m"]);
+    assert_eq!(folder.optimizers("m").len(), 2);
+    train(&["--stop-after=6", "--resume=m.safetensors"]);
 }
 
 #[test]

@@ -207,6 +207,25 @@ fn texts_that_cannot_be_learnt() {
     refused(&words("--text=missing"), &["missing", "No such file"]);
 }
 
+/// With any few tokens: as many streams validate as have a target each.
+#[test]
+fn a_short_validation_loses_nothing() {
+    let folder = folder();
+    for tokens in [2, 3, 10, 19, 23] {
+        fs::write(
+            folder.path().join("short"),
+            &"to be or not to be, that"[..tokens],
+        )
+        .unwrap();
+        let output = train(
+            folder.path(),
+            &["--validation=short", "--batch=8", "--save=m.safetensors"],
+        );
+        assert!(output.status.success(), "{tokens}: {output:?}");
+        fs::remove_file(folder.path().join("m.safetensors")).unwrap();
+    }
+}
+
 #[test]
 fn options_out_of_range() {
     let folder = folder();

@@ -1,42 +1,52 @@
 //! The file of certificates: a first line with the format's name, then a line for each verdict with the device, its driver and
-//! the version of this crate, the kernel with its constants, the verdict, and its error or reason, separated by tabs.
+//! the version of this crate, the kernel with its constants, the verdict, and its error or reason, separated by tabs. What
+//! was not compared is not in it, nor what was found on a device of which the driver is not known.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Certificates, Verdict};
 use crate::error::{Error, Result};
 use crate::interop::atomic::write_atomically;
+use crate::interop::regular::read_text;
 
 const HEAD: &str = "wgrnn certificates 1";
+/// The longest file that is read.
+const MOST_BYTES: u64 = 16 << 20;
 
 impl Certificates {
     /// What a file holds; nothing where there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Value`] naming the line that is not of the format.
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is no text file of at most 16 MiB,
+    /// [`Error::Value`] naming the line that is not of the format.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        match fs::read_to_string(path) {
+        match read_text(path, MOST_BYTES) {
             Ok(text) => Self::parse(&text, path),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::new()),
-            Err(e) => Err(Error::io(path, e)),
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(Self::new())
+            }
+            Err(e) => Err(e),
         }
     }
 
-    /// Writes everything to a file, which is replaced as a whole.
+    /// Writes what is to last to a file, which is replaced as a whole: no verdicts of devices of which the driver is not known
+    /// ([`Self::keeps`]), and none of kernels that could not be compared, which are tried again the next time.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         write_atomically(path.as_ref(), |out| {
             writeln!(out, "{HEAD}")?;
-            for ((device, subject), verdict) in &self.known {
+            let known = self.known.iter();
+            for ((device, subject), verdict) in
+                known.filter(|((d, _), _)| !self.fleeting.contains(d))
+            {
                 let (word, more) = match verdict {
                     Verdict::Right { error } => ("right", format!("{error:.4}")),
                     Verdict::Wrong { reason } => ("wrong", clean(reason)),
-                    Verdict::Unchecked { reason } => ("unchecked", clean(reason)),
+                    Verdict::Unchecked { .. } => continue,
                 };
                 writeln!(out, "{}\t{}\t{word}\t{more}", clean(device), clean(subject))?;
             }
@@ -67,7 +77,6 @@ impl Certificates {
                     error: more.parse().map_err(|_| wrong())?,
                 },
                 "wrong" => Verdict::Wrong { reason },
-                "unchecked" => Verdict::Unchecked { reason },
                 _ => return Err(wrong()),
             };
             let key = (device.to_owned(), subject.to_owned());

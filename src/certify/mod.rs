@@ -3,8 +3,13 @@
 //! A driver may compute wrongly without a word. [`Certificates::context`] runs every kernel of a plan, specialised as in the
 //! plan, once on small inputs and compares it with its reference on the CPU in double precision; what is wrong is not used
 //! by plans for the context that comes back: another kernel takes its place and the plan's choices say so
-//! ([`Plan::choices`]), or the plan is refused ([`Error::Denied`]). Kernels whose loops depend on a size
-//! are also run beyond 65,535 rounds, where a device is not known to end them ([`Target::loop_rounds`](crate::plan::Target::loop_rounds)).
+//! ([`Plan::choices`]), or the plan is refused ([`Error::Denied`]). The kernels by which a layer packs its weights before
+//! calls of the plan are among them, and so are kernels of a host's own cells, which are refused where they are wrong.
+//!
+//! Where a device is not known to end loops ([`Target::loop_rounds`](crate::plan::Target::loop_rounds)), kernels are also run
+//! beyond 65,535 rounds where numbers of some 100 MB bring them there: products, sums, gradients of embeddings, losses,
+//! layers over as many steps, streams of as many inputs. Not so loops over the units of a layer, of which 65,536 have
+//! weights of 16 GiB.
 //!
 //! ```
 //! # use wgrnn::{Call, Context, Lstm, Sequence, Size, certify::Certificates};
@@ -21,23 +26,28 @@
 //! # }
 //! ```
 //!
-//! What was found is kept in a file where a caller gives a path, by device, driver and version of this crate.
+//! What was found is kept in a file where a caller gives a path, by device, driver and version of this crate with a hash of its
+//! shaders; kernels of a host's by a hash of their own texts. For Metal, which names no driver, the system's build stands. Where
+//! neither is known nothing is kept ([`Certificates::keeps`]), since another driver would be taken for the same. What could
+//! not be compared, such as steps of a layer so large that two of them take more than 2 GFLOP, is said and not kept.
 
 mod file;
 mod inputs;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::OnceLock;
 
+use crate::compose::SHARED;
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::kernel::{Constant, Kernel};
 use crate::kernels::ALL;
-use crate::plan::{Denied, Plan, Step};
+use crate::plan::{Denied, Plan};
 
-use inputs::Swap;
+use inputs::{Swap, Wanted};
 
 /// How often a plan may be made anew without what was found wrong in it.
 const ATTEMPTS: usize = 8;
@@ -45,11 +55,15 @@ const ATTEMPTS: usize = 8;
 const FEW_ROUNDS: u64 = 65_535;
 /// Where the verdict on a kernel's long loops is kept, in the place of its constants.
 const LONG: &str = "long loops";
+/// Stands before the hash of the text of a host's kernel, in no name of this crate's kernels or constants.
+const TEXT: char = '@';
 
 /// What was found about kernels on devices. See the [module](self).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Certificates {
     known: BTreeMap<Key, Verdict>,
+    /// Devices of which the driver is not known: what was found there does not outlast the process.
+    fleeting: BTreeSet<String>,
 }
 
 /// The device with its driver and the version of this crate, and the kernel with its constants.
@@ -84,12 +98,37 @@ pub struct Certificate {
     pub verdicts: Vec<(String, Verdict)>,
 }
 
-/// A kernel and what it is specialised to: `lstm.forward_few BACK=0 SEQUENCES=4 …`.
+/// A kernel and what it is specialised to: `lstm.forward_few BACK=0 SEQUENCES=4 …`. Of a kernel that is none of this
+/// crate's, whatever its name, also a hash of its text.
 pub fn subject(kernel: &Kernel, constants: &[Constant]) -> String {
     let mut words: Vec<String> = constants.iter().map(|(n, v)| format!("{n}={v}")).collect();
     words.sort();
     words.insert(0, kernel.name.to_owned());
+    if !is_own(kernel) {
+        let hash = hash([kernel.wgsl, kernel.entry]);
+        words.push(format!("{TEXT}{hash:016x}"));
+    }
     words.join(" ")
+}
+
+fn is_own(kernel: &Kernel) -> bool {
+    ALL.iter().any(|own| std::ptr::eq(*own, kernel))
+}
+
+/// The kernel of this crate that a subject is of, and what stands behind its name; nothing for a host's kernel.
+fn of_own(subject: &str) -> Option<(&'static Kernel, &str)> {
+    let (name, rest) = subject.split_once(' ').unwrap_or((subject, ""));
+    let kernel = ALL.iter().find(|k| k.name == name)?;
+    (!rest.contains(TEXT)).then_some((*kernel, rest))
+}
+
+/// FNV-1a.
+fn hash<'a>(texts: impl IntoIterator<Item = &'a str>) -> u64 {
+    // So that what ends one text begins no other.
+    let bytes = texts.into_iter().flat_map(|t| t.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 impl Certificate {
@@ -142,11 +181,10 @@ fn denied<'a>(verdicts: impl Iterator<Item = (&'a str, &'a Verdict)>) -> (Denied
         if !matches!(verdict, Verdict::Wrong { .. }) {
             continue;
         }
-        let (name, constants) = subject.split_once(' ').unwrap_or((subject, ""));
-        if constants == LONG {
-            all.1 = FEW_ROUNDS;
-        } else if let Some(kernel) = ALL.iter().find(|k| k.name == name) {
-            all.0 = all.0.with(kernel);
+        match of_own(subject) {
+            Some((_, LONG)) => all.1 = FEW_ROUNDS,
+            Some((kernel, _)) => all.0 = all.0.with(kernel),
+            None => {}
         }
     }
     all
@@ -166,6 +204,11 @@ impl Certificates {
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    /// Whether what is found on a device is kept in files: not where neither the API nor the system says what drives it.
+    pub fn keeps(context: &Context) -> bool {
+        context.has_known_driver()
     }
 
     /// What is known of a device.
@@ -191,16 +234,33 @@ impl Certificates {
         context: &Context,
         plan: impl Fn(&Context) -> Result<Plan>,
     ) -> Result<Context> {
+        self.context_for_all(context, |context| Ok(vec![plan(context)?]))
+    }
+
+    /// [`Self::context`] for several plans, such as those that train a model, validate it and draw from it.
+    ///
+    /// # Errors
+    /// As [`Self::context`].
+    pub fn context_for_all(
+        &mut self,
+        context: &Context,
+        plans: impl Fn(&Context) -> Result<Vec<Plan>>,
+    ) -> Result<Context> {
         let mut context = context.trusting(&self.of(context));
         for _ in 0..ATTEMPTS {
-            let certificate = self.certify(&context, &plan(&context)?)?;
-            if let Some((subject, _)) = certificate.wrong().find(|(s, _)| of_elsewhere(s)) {
-                return Err(refused(&certificate, subject));
+            let mut is_right = true;
+            for plan in plans(&context)? {
+                let certificate = self.certify(&context, &plan)?;
+                let mut wrong = certificate.wrong();
+                if let Some((subject, _)) = wrong.find(|(s, _)| of_own(s).is_none()) {
+                    return Err(refused(&certificate, subject));
+                }
+                is_right &= certificate.wrong().next().is_none();
             }
-            if certificate.wrong().next().is_none() {
+            if is_right {
                 return Ok(context);
             }
-            context = context.trusting(&certificate);
+            context = context.trusting(&self.of(&context));
         }
         // Each attempt denies a kernel, and there are not that many for one purpose.
         let certificate = self.of(&context);
@@ -211,7 +271,8 @@ impl Certificates {
         Err(refused(&certificate, subject))
     }
 
-    /// Compares the kernels of a plan that are not known yet, and says what is known of all of them.
+    /// Compares the kernels of a plan that are not known yet, and those that pack its weights, and says what is known of all
+    /// of them.
     ///
     /// # Errors
     /// If the device fails, or may not block.
@@ -227,27 +288,31 @@ impl Certificates {
         swap: Swap<'_>,
     ) -> Result<Certificate> {
         let device = device(context);
-        let mut wanted: BTreeMap<String, &Step> = BTreeMap::new();
-        for step in plan.steps() {
-            wanted
-                .entry(subject(step.kernel, &step.constants))
-                .or_insert(step);
+        if !Self::keeps(context) {
+            self.fleeting.insert(device.clone());
         }
-        let unknown: Vec<&Step> = wanted
+        let least = inputs::least(plan)?;
+        let small: Vec<Plan> = least.iter().map(|sample| sample.plan.clone()).collect();
+        let packing = small
             .iter()
-            .filter(|(subject, _)| {
-                !self
-                    .known
-                    .contains_key(&(device.clone(), (*subject).clone()))
-            })
-            .map(|(_, step)| *step)
-            .collect();
-        for (subject, verdict) in inputs::verdicts(context, plan, &unknown, swap)? {
-            self.known.insert((device.clone(), subject), verdict);
+            .flat_map(|plan| inputs::packing(plan).iter().map(move |step| (plan, step)));
+        let own = plan.steps().iter().map(|step| (plan, step));
+        let mut wanted: BTreeMap<String, Wanted<'_>> = BTreeMap::new();
+        for (plan, step) in own.chain(packing) {
+            let subject = subject(step.kernel, &step.constants);
+            wanted.entry(subject).or_insert(Wanted { plan, step });
+        }
+        let mut unknown = wanted.clone();
+        unknown.retain(|s, _| !self.known.contains_key(&(device.clone(), s.clone())));
+        if !unknown.is_empty() {
+            for (subject, verdict) in inputs::verdicts(context, plan, least, &unknown, swap)? {
+                self.known.insert((device.clone(), subject), verdict);
+            }
         }
         let mut subjects: Vec<String> = wanted.keys().cloned().collect();
         if context.target().loop_rounds > FEW_ROUNDS && context.is_gpu() {
-            let mut kernels: Vec<&'static Kernel> = wanted.values().map(|s| s.kernel).collect();
+            let kernels = wanted.values().map(|w| w.step.kernel);
+            let mut kernels: Vec<&'static Kernel> = kernels.filter(|k| is_own(k)).collect();
             kernels.dedup_by_key(|k| k.name);
             for kernel in kernels {
                 let key = (device.clone(), format!("{} {LONG}", kernel.name));
@@ -269,12 +334,7 @@ impl Certificates {
     }
 }
 
-/// A kernel that is none of this crate's cannot be left out by its rules.
-fn of_elsewhere(subject: &str) -> bool {
-    let name = subject.split(' ').next().unwrap_or_default();
-    ALL.iter().all(|k| k.name != name)
-}
-
+/// What refuses a kernel of a host's, which this crate's rules cannot leave out, or one that nothing takes the place of.
 fn refused(certificate: &Certificate, subject: &str) -> Error {
     let reason = certificate.wrong().find(|(s, _)| *s == subject);
     Error::Device {
@@ -285,10 +345,15 @@ fn refused(certificate: &Certificate, subject: &str) -> Error {
     }
 }
 
-/// What verdicts are filed under.
+/// What verdicts are filed under: a shader that was edited is another.
 fn device(context: &Context) -> String {
+    static SHADERS: OnceLock<u64> = OnceLock::new();
+    let shaders = SHADERS.get_or_init(|| {
+        let shared = SHARED.iter().map(|(_, text)| *text);
+        hash(shared.chain(ALL.iter().flat_map(|k| [k.wgsl, k.entry])))
+    });
     format!(
-        "{}, wgrnn {}",
+        "{}, wgrnn {} {shaders:016x}",
         context.identity(),
         env!("CARGO_PKG_VERSION")
     )

@@ -33,15 +33,46 @@ pub fn write_atomically(
 }
 
 /// Whether [`write_atomically`] could write to `path` now: to be asked before hours of work whose
-/// result goes there. Nothing is changed.
+/// result goes there. Nothing is changed. A pipe or a terminal is not opened, since that waits for a reader, whom closing
+/// it again would end: whether one can be written shows when it is.
 ///
 /// # Errors
 ///
 /// As [`write_atomically`].
 pub fn check_writable(path: &Path) -> Result<()> {
     check_name(path)?;
+    if is_stream(path) {
+        return Ok(());
+    }
     let opened = Destination::open(path).map(drop);
     opened.map_err(|source| Error::io(path, source))
+}
+
+/// [`check_writable`] for what is read back: a file, or nothing yet.
+///
+/// # Errors
+///
+/// As [`check_writable`]; [`Error::Format`] if what is there is no file, such as a pipe or a device.
+pub fn check_replaceable(path: &Path) -> Result<()> {
+    if path.exists() && !path.is_file() {
+        return Err(Error::format(path, "it is there and is no file"));
+    }
+    check_writable(path)
+}
+
+/// Whether it is a pipe, or a device such as a terminal.
+fn is_stream(path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        let kind = fs::metadata(path).map(|there| there.file_type());
+        kind.is_ok_and(|kind| kind.is_fifo() || kind.is_char_device())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        false
+    }
 }
 
 /// Whether two paths are of one file, or would be once both are written: by links of either kind, by
@@ -521,5 +552,21 @@ mod tests {
         assert!(check_writable(&folder.path().join("missing/model")).is_err());
         assert!(check_writable(folder.path()).is_err());
         assert!(check_writable(Path::new("model/")).is_err());
+    }
+
+    #[test]
+    fn what_is_read_back_is_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        check_replaceable(&path).unwrap();
+        fs::write(&path, "old").unwrap();
+        check_replaceable(&path).unwrap();
+        let refused = check_replaceable(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("no file"), "{refused}");
+        #[cfg(unix)]
+        {
+            check_writable(Path::new("/dev/null")).unwrap();
+            assert!(check_replaceable(Path::new("/dev/null")).is_err());
+        }
     }
 }

@@ -140,13 +140,14 @@ impl Clear {
     pub fn push(self, b: &mut Builder) -> Result<()> {
         let name = CLEAR.name;
         let Matrix { rows, cols, .. } = self.source;
+        let elements = rows.saturating_mul(cols);
         let needs = [
-            ("mask", self.mask.0, self.mask.1 + rows),
+            ("mask", self.mask.0, self.mask.1.saturating_add(rows)),
             ("source", self.source.buffer, self.source.reach()),
             (
                 "destination",
                 self.destination.0,
-                self.destination.1 + rows * cols,
+                self.destination.1.saturating_add(elements),
             ),
         ];
         for (arg, id, len) in needs {
@@ -165,10 +166,10 @@ impl Clear {
                 mask_start: index(name, self.mask.1)?,
                 to: index(name, self.destination.1)?,
             },
-            grid: Grid::Flat(rows * cols),
+            grid: Grid::Flat(elements),
             cost: Cost {
                 flops: 0,
-                bytes: 4 * (rows + 2 * rows * cols) as u64,
+                bytes: 4 * (rows + 2 * elements) as u64,
                 length: 1,
             },
         })

@@ -144,7 +144,7 @@ impl Blocks {
             units: hidden,
             size: output,
             block,
-            strides: [hidden * output, output, 1],
+            strides: [hidden.saturating_mul(output), output, 1],
         }
     }
 
@@ -155,7 +155,7 @@ impl Blocks {
             slots: 1,
             empty: 1,
             units: output,
-            size: gates * hidden,
+            size: gates.saturating_mul(hidden),
             block,
             strides: [0, 1, output],
         }
@@ -210,9 +210,19 @@ impl Blocks {
         }
     }
 
-    /// Elements of the packed weights.
+    /// Elements of the packed weights; `usize::MAX` if there are more, and none in blocks of nothing, which no plan takes.
     pub fn len(&self) -> usize {
-        self.units.div_ceil(self.block) * self.block * self.size * self.slots
+        let Self {
+            units,
+            block,
+            size,
+            slots,
+            ..
+        } = *self;
+        match block {
+            0 => 0,
+            _ => product([units.div_ceil(block), block, size, slots]),
+        }
     }
 
     /// True if there is nothing to pack.
@@ -223,8 +233,8 @@ impl Blocks {
     /// Adds the packing to a plan.
     ///
     /// # Errors
-    /// If a buffer is too short, a term takes half a word of 16-bit floats, or an index would not fit 32
-    /// bits.
+    /// If a block has no unit, a buffer is too short, a term takes half a word of 16-bit floats, or an index would not
+    /// fit 32 bits.
     pub fn push(&self, b: &mut Builder, source: BufferId, destination: BufferId) -> Result<()> {
         self.push_to(b, source, (destination, 0))
     }
@@ -288,7 +298,10 @@ impl Blocks {
         round: bool,
     ) -> Result<()> {
         let name = PACK.name;
-        let elements = self.gates * self.units * self.size;
+        if self.block == 0 {
+            return Err(Error::value(name, "block", "at least 1", self.block));
+        }
+        let elements = product([self.gates, self.units, self.size]);
         let whole = Self { size: all, ..*self };
         for (arg, id, needed) in [
             ("source", source, elements),
@@ -303,9 +316,10 @@ impl Blocks {
                 return Err(Error::shape(name, arg, needed, have));
             }
         }
-        if first + self.size > all {
+        let terms = first.saturating_add(self.size);
+        if terms > all {
             let expected = format!("at most {all} terms");
-            return Err(Error::value(name, "terms", expected, first + self.size));
+            return Err(Error::value(name, "terms", expected, terms));
         }
         let element = b.buffer(destination)?.element;
         let (width, half) = (self.slots * self.block, element == Element::Half);
@@ -315,7 +329,7 @@ impl Blocks {
         if half && !start.is_multiple_of(2) {
             return Err(Error::value(name, "place", "even", start));
         }
-        index(name, start + whole.len())?;
+        index(name, start.saturating_add(whole.len()))?;
         b.push(Dispatch {
             kernel: &PACK,
             constants: &[("ROUND", u32::from(round))],
@@ -348,6 +362,11 @@ impl Blocks {
             start: index(name, start)?,
         })
     }
+}
+
+/// As many as a number can be.
+fn product<const N: usize>(sizes: [usize; N]) -> usize {
+    sizes.into_iter().fold(1, usize::saturating_mul)
 }
 
 fn twin<R: Real>(args: &mut Args<'_, R>) -> Result<()> {

@@ -89,11 +89,11 @@ type Remake = dyn Fn(Amount, &mut Rng) -> Result<Sample> + Send + Sync;
 
 /// How much a small plan works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Amount {
-    /// Few steps of few sequences.
-    Least,
-    /// Few steps of all sequences, on whose number specialisations depend.
-    Batch,
+pub(crate) struct Amount {
+    /// Two steps; else some more, of which one is neither the first nor the last.
+    pub(crate) brief: bool,
+    /// All sequences, on whose number specialisations depend; else few.
+    pub(crate) all_sequences: bool,
 }
 
 impl Small {

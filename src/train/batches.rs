@@ -50,9 +50,8 @@ impl Batches {
             let got = format!("{} x {}", size.steps, size.batch);
             return Err(Error::value("Batches::new", "steps x batch", expected, got));
         }
-        let length = tokens.len().saturating_sub(1).div_ceil(size.batch);
-        // With the streams rounded up, the last ones must still have a token.
-        if tokens.len() < 2 || (size.batch - 1) * length + 1 >= tokens.len() {
+        let length = length(tokens.len(), size.batch);
+        if !fits(tokens.len(), size.batch) {
             return Err(Error::value(
                 "Batches::new",
                 "tokens",
@@ -65,6 +64,13 @@ impl Batches {
             size,
             length,
         })
+    }
+
+    /// The most streams, up to `most`, into which so many tokens can be cut; 1 for texts of less than two tokens too, which
+    /// [`Self::new`] refuses.
+    pub fn most_streams(tokens: usize, most: usize) -> usize {
+        let mut streams = (1..=most.min(tokens.saturating_sub(1))).rev();
+        streams.find(|&n| fits(tokens, n)).unwrap_or(1)
     }
 
     /// How many chunks one pass over the text takes.
@@ -102,6 +108,17 @@ impl Batches {
     }
 }
 
+/// Tokens with a target in each of some streams.
+fn length(tokens: usize, streams: usize) -> usize {
+    tokens.saturating_sub(1).div_ceil(streams)
+}
+
+/// Whether each of the streams has a target: with their length rounded up, the last ones must still have a token.
+fn fits(tokens: usize, streams: usize) -> bool {
+    let before = (streams - 1).saturating_mul(length(tokens, streams));
+    tokens >= 2 && before.saturating_add(1) < tokens
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +153,19 @@ mod tests {
         let batches = Batches::new(&tokens, Size { steps: 3, batch: 2 }).unwrap();
         assert_eq!(batches.chunk(0).inputs, [0, 12, 1, 13, 2, 14]);
         assert_eq!(batches.chunk(1).inputs, [3, 15, 4, 16, 5, 17]);
+    }
+
+    #[test]
+    fn as_many_streams_as_fit() {
+        for len in 2..60 {
+            let tokens: Vec<u32> = (0..len).collect();
+            let new = |batch| Batches::new(&tokens, Size { steps: 3, batch });
+            let most = Batches::most_streams(tokens.len(), 8);
+            assert!(new(most).is_ok(), "{len}");
+            assert!((most + 1..=8).all(|more| new(more).is_err()), "{len}");
+        }
+        assert_eq!(Batches::most_streams(19, 8), 6);
+        assert_eq!([0, 1].map(|len| Batches::most_streams(len, 8)), [1, 1]);
     }
 
     #[test]

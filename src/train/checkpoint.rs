@@ -5,7 +5,8 @@
 //! PyTorch module expects: beside `model.safetensors` lies `model.optimizer-0123456789abcdef.safetensors`.
 //! The number is a hash of all that both hold, and the first file names it in its metadata. The second is on
 //! the disk before the first takes the place of an older one, and the older second is removed after that: a
-//! process that ends at any moment leaves weights with the state that belongs to them.
+//! process that ends at any moment leaves weights with the state that belongs to them. A model beside `m.safetensors` that is
+//! called `m` has its second file under names of the same kind; neither removes the other's.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -77,8 +78,12 @@ pub fn save(
         }
         return Err(e);
     }
+    let Ok(kept) = neighbours_optimizer(path, &files) else {
+        // It may name any of them.
+        return Ok(());
+    };
     for other in files.optimizers()? {
-        if other != own {
+        if other != own && Some(&other) != kept.as_ref() {
             // Nothing names it any more; what cannot be removed is removed by the next save.
             let _ = fs::remove_file(other);
         }
@@ -86,15 +91,34 @@ pub fn save(
     Ok(())
 }
 
+/// The optimizer's file of the other model whose files have the names of this one's: `m` and `m.safetensors` are such a pair.
+///
+/// # Errors
+/// If the other file cannot be read.
+fn neighbours_optimizer(path: &Path, files: &Files) -> Result<Option<PathBuf>> {
+    let own = atomic::link_target(path).map_err(|e| Error::io(path, e))?;
+    let other = match own.extension() {
+        Some(extension) if extension == "safetensors" => own.with_extension(""),
+        _ => {
+            let mut name = own.clone().into_os_string();
+            name.push(".safetensors");
+            PathBuf::from(name)
+        }
+    };
+    if !other.is_file() {
+        return Ok(None);
+    }
+    let reader = Reader::open(&other)?;
+    let id = reader.metadata().get(OPTIMIZER);
+    Ok(id.map(|id| files.optimizer(id)))
+}
+
 /// Whether [`save`] could write its two files now.
 ///
 /// # Errors
 /// If a folder is missing or read-only, or what is there is no file.
 pub fn check_writable(path: &Path) -> Result<()> {
-    if path.exists() && !path.is_file() {
-        return Err(Error::format(path, "it is there and is no file"));
-    }
-    atomic::check_writable(path)?;
+    atomic::check_replaceable(path)?;
     atomic::check_writable(&Files::of(path)?.optimizer(&fingerprint([])))
 }
 

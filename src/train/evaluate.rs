@@ -54,16 +54,38 @@ impl Evaluator {
         })
     }
 
+    /// The plan and its memory; its section is `loss`.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// The perplexity over all tokens but the first: e to the mean loss. Every stream starts from a
     /// zero state and goes on through the text.
     ///
     /// # Errors
     /// [`crate::Error::Token`] for an id outside the vocabulary, or if the text is too short.
     pub fn perplexity(&self, tokens: &[u32]) -> Result<f64> {
+        let all = self.perplexity_while(tokens, || true)?;
+        // It always goes on.
+        Ok(all.unwrap_or(f64::NAN))
+    }
+
+    /// [`Self::perplexity`] as long as `go_on` says so, which is asked before every T steps; else nothing.
+    ///
+    /// # Errors
+    /// As [`Self::perplexity`].
+    pub fn perplexity_while(
+        &self,
+        tokens: &[u32],
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<Option<f64>> {
         check_tokens(tokens, self.vocabulary, None)?;
         let batches = Batches::new(tokens, self.size)?;
         let (mut sum, mut counted) = (0.0, 0);
         for number in 0..batches.len() {
+            if !go_on() {
+                return Ok(None);
+            }
             let chunk = batches.chunk(number);
             self.feed.write(&self.program, &chunk)?;
             self.program.run("loss")?;
@@ -71,6 +93,6 @@ impl Evaluator {
             sum += mean * chunk.counted as f64;
             counted += chunk.counted;
         }
-        Ok((sum / counted as f64).exp())
+        Ok(Some((sum / counted as f64).exp()))
     }
 }

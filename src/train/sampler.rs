@@ -59,6 +59,11 @@ impl Sampler {
         })
     }
 
+    /// The plan and its memory; its section is `step`.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
     /// Reads one token and draws the next; `never` is not drawn.
     ///
     /// # Errors

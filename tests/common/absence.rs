@@ -3,12 +3,25 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Once;
 use std::thread;
 
 /// What each program adds to, a line for each test.
-pub(crate) fn path() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("ran on no adapter")
+pub(crate) fn path() -> PathBuf {
+    let folder = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from);
+    // The library's own tests are told of none; they lie in `deps` of a profile.
+    let of_program = || {
+        Some(
+            std::env::current_exe()
+                .ok()?
+                .ancestors()
+                .nth(3)?
+                .join("tmp"),
+        )
+    };
+    let folder = folder.or_else(of_program).unwrap_or_default();
+    folder.join("ran on no adapter")
 }
 
 /// The process that runs the test programs, one after another: notes of another are not of this run.

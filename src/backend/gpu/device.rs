@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::cooperative;
 use super::lost::Health;
+use super::{cooperative, driver};
 use crate::error::{Error, Result};
 use crate::kernel::{Access, Constant, Kernel, compose};
 use crate::kernels::step::LANES;
@@ -142,8 +142,15 @@ impl Gpu {
     }
 
     pub(crate) fn identity(&self) -> String {
+        let driver = self.driver();
+        let driver = driver.as_deref().unwrap_or("unknown driver");
+        format!("{}, {driver}", self.name())
+    }
+
+    /// What drives it, as far as that can be known.
+    pub(crate) fn driver(&self) -> Option<String> {
         let info = self.device.adapter_info();
-        format!("{}, {} {}", self.name(), info.driver, info.driver_info)
+        driver::named(&info.driver, &info.driver_info)
     }
 
     pub(crate) fn target(&self) -> Target {

@@ -5,6 +5,7 @@
 mod calls;
 mod cooperative;
 mod device;
+mod driver;
 mod foreign;
 mod lost;
 mod recording;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use wgrnn::certify::{Certificate, Certificates, Verdict};
-use wgrnn::interop::atomic::check_writable;
+use wgrnn::certify::{Certificates, Verdict};
+use wgrnn::interop::atomic::check_replaceable;
 use wgrnn::plan::Plan;
 use wgrnn::{Context, Result, Sequence};
 
@@ -45,6 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     println!("{certificate}, in {:.2} s", took.as_secs_f64());
     args.certified.save(&known)?;
+    if args.certified.wanted() && !Certificates::keeps(&context) {
+        println!("{UNKNOWN_DRIVER}");
+    }
     Ok(ExitCode::from(match () {
         () if certificate.wrong().next().is_some() => 1,
         () if certificate.unchecked().next().is_some() => 3,
@@ -75,7 +78,7 @@ impl Certified {
         let Some(path) = &self.certificate else {
             return Ok(Certificates::new());
         };
-        check_writable(path)?;
+        check_replaceable(path)?;
         Certificates::load(path)
     }
 
@@ -101,22 +104,29 @@ impl Certified {
         &self,
         known: &mut Certificates,
         context: &Context,
-        plan: impl Fn(&Context) -> Result<Plan>,
+        plans: impl Fn(&Context) -> Result<Vec<Plan>>,
     ) -> Result<Context> {
         if !self.wanted() {
             return Ok(context.clone());
         }
-        let certified = known.context(context, plan);
+        let certified = known.context_for_all(context, plans);
         // Also what makes it an error.
         self.save(known)?;
         certified
     }
 }
 
+const UNKNOWN_DRIVER: &str = "not kept in the file, since nothing says what drives this device";
+
 /// What is known of a device, in a line.
-pub(crate) fn summary(certificate: &Certificate) -> String {
-    match certificate.verdicts.is_empty() {
+pub(crate) fn summary(known: &Certificates, context: &Context) -> String {
+    let certificate = known.of(context);
+    let line = match certificate.verdicts.is_empty() {
         true => "certificate: nothing was compared on this device".to_owned(),
         false => certificate.to_string(),
+    };
+    match Certificates::keeps(context) {
+        true => line,
+        false => format!("{line}; {UNKNOWN_DRIVER}"),
     }
 }

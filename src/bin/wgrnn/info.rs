@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         println!("\ncertificates");
         let opened = opened.iter().map(|(_, context)| context.clone());
         for context in std::iter::once(Context::cpu()).chain(opened) {
-            println!("  {}: {}", context.name(), summary(&known.of(&context)));
+            println!("  {}: {}", context.name(), summary(known, &context));
         }
     }
     println!("\ndevice");

@@ -138,8 +138,8 @@ fn any(form: Form, size: [usize; 3], transposed: [bool; 2], rng: &mut Rng) -> Re
     })
 }
 
-/// A product like that of a step of a plan, in the same specialisation, over fewer rows, columns and k; `None` for a step
-/// that multiplies nothing.
+/// A product like that of a step of a plan, in the same specialisation, over fewer rows, columns and k, and where k is split
+/// in two parts; `None` for a step that multiplies nothing.
 ///
 /// # Errors
 /// If the step's parameters are not those of a product.
@@ -153,7 +153,16 @@ pub(crate) fn like(plan: &Plan, step: &Step, rng: &mut Rng) -> Result<Option<Sam
         0..=MOST => size,
         _ => MOST - 8 + size % 8,
     };
-    let [m, n, k] = [own.m, own.n, own.k.min(own.chunk)].map(fewer);
+    let [m, n, chunk] = [own.m, own.n, own.k.min(own.chunk)].map(fewer);
+    // The last part is no longer than the others.
+    let rest = match own.c_part {
+        0 => 0,
+        _ => match fewer((own.k - 1) % own.chunk.max(1) + 1) {
+            rest if rest > chunk => rest - 8,
+            rest => rest,
+        },
+    };
+    let (k, parts) = (chunk + rest, 1 + usize::from(rest > 0));
     let place = |[start, row, col]: [u32; 3]| [start % 4, row, col];
     let [a, b, c] = [own.a, own.b, own.c].map(place);
     let mut builder = Builder::on("product", Target::default());
@@ -167,25 +176,28 @@ pub(crate) fn like(plan: &Plan, step: &Step, rng: &mut Rng) -> Result<Option<Sam
         (start as usize + last(rows, row) + last(cols, col) + 1).next_multiple_of(4)
     };
     let mut data = Vec::new();
-    let mut matrix = |name, precision, at: [u32; 3], [rows, cols]: [u32; 2], bound: f32| {
-        let len = end(at, [rows, cols]);
-        let id = builder.stored(precision, name, &[len], Role::Input);
-        // What lies between the rows is not to be read: NaN would show.
-        let mut values = vec![f32::NAN; len];
-        for i in 0..rows as usize {
-            for j in 0..cols as usize {
-                let [start, row, col] = at.map(|v| v as usize);
-                values[start + i * row + j * col] = rng.uniform(-bound, bound);
+    let mut matrices =
+        |name, precision, at: [u32; 3], [rows, cols]: [u32; 2], count, bound: f32| {
+            let len = end(at, [rows, cols]);
+            let id = builder.stored(precision, name, &[count * len], Role::Input);
+            // What lies between the rows is not to be read: NaN would show.
+            let mut values = vec![f32::NAN; count * len];
+            for values in values.chunks_mut(len.max(1)) {
+                for i in 0..rows as usize {
+                    for j in 0..cols as usize {
+                        let [start, row, col] = at.map(|v| v as usize);
+                        values[start + i * row + j * col] = rng.uniform(-bound, bound);
+                    }
+                }
             }
-        }
-        data.push((id, Data::Float(values)));
-        id
-    };
+            data.push((id, Data::Float(values)));
+            id
+        };
     let bound = (k as f32).sqrt().recip();
-    let of_a = matrix("a", Precision::F32, a, [m, k], bound);
-    let of_b = matrix("b", half("B_HALF"), b, [k, n], 1.0);
-    let of_c = matrix("c", half("C_HALF"), c, [m, n], 1.0);
-    let bias = matrix("bias", Precision::F32, [0, 0, 1], [1, m.max(n)], 1.0);
+    let of_a = matrices("a", Precision::F32, a, [m, k], 1, bound);
+    let of_b = matrices("b", half("B_HALF"), b, [k, n], 1, 1.0);
+    let of_c = matrices("c", half("C_HALF"), c, [m, n], parts, 1.0);
+    let bias = matrices("bias", Precision::F32, [0, 0, 1], [1, m.max(n)], 1, 1.0);
     let [x, y] = [n.div_ceil(tile[1]), m.div_ceil(tile[0])].map(|v| v as usize);
     let constants: Vec<Constant> = step
         .constants
@@ -204,15 +216,15 @@ pub(crate) fn like(plan: &Plan, step: &Step, rng: &mut Rng) -> Result<Option<Sam
             a,
             b,
             c,
-            chunk: k,
-            c_part: 0,
+            chunk,
+            c_part: if parts > 1 { end(c, [m, n]) as u32 } else { 0 },
             ..own
         },
-        grid: Grid::Groups([x, y, 1]),
+        grid: Grid::Groups([x, y, parts]),
         cost: Cost {
             flops: 2 * u64::from(m) * u64::from(n) * u64::from(k),
             bytes: 0,
-            length: k as usize,
+            length: chunk as usize,
         },
     })?;
     let plan = builder.finish();

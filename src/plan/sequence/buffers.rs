@@ -77,12 +77,18 @@ pub struct Weights {
     pub named: Vec<(String, BufferId)>,
 }
 
-/// Adds the buffers of a layer's weights, with PyTorch's names.
+/// Adds the buffers of a layer's weights, with PyTorch's names. For weights larger than any, which
+/// [`LayerSpec::check`] refuses, nothing is chosen, and whatever takes the buffers refuses them too.
 pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
-    let (strategy, why) = choose(spec, b.target());
-    b.chose("steps of the layer", strategy.name(), &why);
-    let lanes = weight_lanes(spec, b.target());
-    let packed = packing(spec, b.target(), Way::Forward);
+    let (lanes, packed) = match spec.check_weights() {
+        Ok(()) => {
+            let (strategy, why) = choose(spec, b.target());
+            b.chose("steps of the layer", strategy.name(), &why);
+            let lanes = weight_lanes(spec, b.target());
+            (lanes, packing(spec, b.target(), Way::Forward))
+        }
+        Err(_) => (1, None),
+    };
     let mut named: Vec<(String, BufferId)> = Vec::new();
     let mut stored = |precision, name: String, shape: &[usize]| {
         let id = b.stored(precision, &name, shape, Role::Weight);
@@ -148,7 +154,7 @@ pub fn weights(b: &mut Builder, spec: &LayerSpec) -> Weights {
             weight_hr_t,
             bias_ih_rounded,
             weight_ih_half: half.then(|| {
-                let len = Blocks::copy(width * level.input_size).len();
+                let len = Blocks::copy(width.saturating_mul(level.input_size)).len();
                 add("weight_ih_half", &[len])
             }),
         });

@@ -48,6 +48,7 @@ use lanes::weight_lanes;
 pub use lanes::{Levels, levels};
 pub use run::Run;
 pub(crate) use sampled::Sampled;
+pub(crate) use small::{LAYER, many_inputs, many_steps};
 pub use spec::{LayerSpec, Level, Precision};
 pub use strategy::{Strategy, choose};
 pub(crate) use streams::sample as sample_stream;

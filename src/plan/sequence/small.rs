@@ -7,17 +7,24 @@ use super::call::{Batch, Call, Mode, Size};
 use super::forward::{Ends, forward};
 use super::run::Run;
 use super::spec::LayerSpec;
+use super::strategy::Strategy;
 use super::streams::streams;
-use super::{Builder, Matrix, Role, Target, prepare};
+use super::{Builder, Matrix, Role, StepForm, Target, prepare};
+use crate::cell::Cell;
 use crate::error::Result;
 use crate::kernel::{Data, Element, Sample};
-use crate::plan::{Amount, Force, Plan, Small};
+use crate::plan::{Amount, Denied, Force, Plan, Small};
 use crate::rng::Rng;
 
 /// Steps of a small call: a first, a last, and some between.
 const STEPS: usize = 5;
+/// And of a brief one.
+const BRIEF: usize = 2;
 /// Sequences of a small call, or streams.
 const FEW: usize = 3;
+
+/// The section of a small plan that packs the weights as a layer does, in a program of its own, before any call.
+pub(crate) const LAYER: &str = "layer";
 
 /// The small plans of a call.
 pub(super) fn of_call(run: &Run) -> Small {
@@ -32,6 +39,7 @@ pub(super) fn of_call(run: &Run) -> Small {
         ..*run.target()
     };
     Small::new(move |amount, rng| {
+        let steps = if amount.brief { BRIEF } else { steps };
         let call = smaller(&call, amount, steps);
         let plan = call_plan(&spec, &call, &target)?;
         let most = call.steps();
@@ -46,17 +54,57 @@ pub(super) fn of_streams(spec: &LayerSpec, target: &Target, count: usize) -> Sma
         let count = least(amount, count);
         let mut b = Builder::on("some streams", target);
         let weights = weights(&mut b, &spec);
-        b.section("layer");
+        b.section(LAYER);
         prepare(&mut b, &weights)?;
         streams(&mut b, &spec, count, &weights)?;
         Ok(filled(b.finish(), 1, rng))
     })
 }
 
+/// A training call of a layer of one unit over many steps, of which each dispatch runs all.
+///
+/// # Errors
+/// If the cell has no such kernels.
+pub(crate) fn many_steps(cell: &'static Cell, steps: usize, target: &Target) -> Result<Sample> {
+    let target = Target {
+        dispatch_steps: steps,
+        denied: Denied::NONE,
+        force: Force {
+            strategy: Some(Strategy::Sequence),
+            ..Force::default()
+        },
+        ..*target
+    };
+    let call = Call::training(Size { steps, batch: 1 });
+    let plan = call_plan(&LayerSpec::new(cell, 1, 1), &call, &target)?;
+    Ok(filled(plan, steps, &mut Rng::new(1)))
+}
+
+/// A stream of a layer of one unit that reads many inputs, by plain steps.
+///
+/// # Errors
+/// If the cell has options that streams do not.
+pub(crate) fn many_inputs(cell: &'static Cell, inputs: usize, target: &Target) -> Result<Sample> {
+    let target = Target {
+        denied: Denied::NONE,
+        force: Force {
+            strategy: Some(Strategy::Steps),
+            step: Some(StepForm::Plain),
+            ..Force::default()
+        },
+        ..*target
+    };
+    let spec = LayerSpec::new(cell, inputs, 1);
+    let mut b = Builder::on("a stream of many inputs", target);
+    let weights = weights(&mut b, &spec);
+    streams(&mut b, &spec, 1, &weights)?;
+    Ok(filled(b.finish(), 1, &mut Rng::new(1)))
+}
+
 fn least(amount: Amount, count: usize) -> usize {
-    match amount {
-        Amount::Least => count.min(FEW),
-        Amount::Batch => count,
+    match amount.all_sequences {
+        false => count.min(FEW),
+        true => count,
     }
 }
 
@@ -87,7 +135,7 @@ fn call_plan(spec: &LayerSpec, call: &Call, target: &Target) -> Result<Plan> {
     let weights = weights(&mut b, spec);
     let states = states(&mut b, &run);
     let clock = (spec.dropout > 0.0).then(|| b.uint("clock", &[1], Role::State));
-    b.section("prepare");
+    b.section(LAYER);
     prepare(&mut b, &weights)?;
     b.section("forward");
     let ends = Ends {

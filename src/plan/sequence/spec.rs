@@ -147,9 +147,9 @@ impl LayerSpec {
         1 + usize::from(self.bidirectional)
     }
 
-    /// G·H
+    /// G·H; `usize::MAX` if that is more, which [`Self::check`] refuses.
     pub fn width(&self) -> usize {
-        self.cell.gates * self.hidden_size
+        self.cell.gates.saturating_mul(self.hidden_size)
     }
 
     /// P: units of h.
@@ -161,9 +161,9 @@ impl LayerSpec {
         }
     }
 
-    /// D·P: the size of an output.
+    /// D·P: the size of an output; `usize::MAX` if that is more, which [`Self::check`] refuses.
     pub fn features(&self) -> usize {
-        self.directions() * self.output_size()
+        self.directions().saturating_mul(self.output_size())
     }
 
     /// Every direction of every layer, in the order of PyTorch's weights and states.
@@ -244,6 +244,11 @@ impl LayerSpec {
             return Err(Error::value(OP, "num_layers", expected, self.num_layers));
         }
         self.check_options()?;
+        self.check_weights()
+    }
+
+    /// Refuses weights whose elements a shader could not index with 32 bits.
+    pub(super) fn check_weights(&self) -> Result<()> {
         let (gates, hidden, output) = (self.cell.gates, self.hidden_size, self.output_size());
         let input = self
             .input_size

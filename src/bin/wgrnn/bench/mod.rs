@@ -17,9 +17,9 @@ use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
 use regex::Regex;
 use serde_json::{Value, json};
-use wgrnn::interop::atomic::check_writable;
+use wgrnn::interop::atomic::{check_replaceable, check_writable};
 use wgrnn::tune::Tuning;
-use wgrnn::{Context, Error, Precision, Result, Sequence};
+use wgrnn::{Context, Error, Precision, Result};
 
 use crate::certify::{Certified, summary};
 use crate::choices::{Choices, Rules};
@@ -123,7 +123,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .collect();
     files::keep("bench", &inputs, &outputs)?;
     for output in &outputs {
-        check_writable(output.path)?;
+        match output.option {
+            // What is read back.
+            "--tune" | "--certificate" => check_replaceable(output.path)?,
+            _ => check_writable(output.path)?,
+        }
     }
     let mut tuning = args.tune.as_ref().map(Tuning::load).transpose()?;
     let mut known = args.certified.open()?;
@@ -150,15 +154,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::new(json, &name, &args.precision, settings);
     let mut series = Vec::new();
     for (shape, mode) in selected {
-        let plan = |context: &Context| {
-            Sequence::plan(
-                &shape.spec(),
-                &shape.call(mode, shape.steps),
-                &context.target(),
-            )
-        };
+        let plans = |context: &Context| Ok(vec![subject::plan(context, shape, mode)?]);
         let trial = chosen(&setup, tuning.as_mut(), shape, mode)
-            .and_then(|context| args.certified.context(&mut known, &context, plan))
+            .and_then(|context| args.certified.context(&mut known, &context, plans))
             .and_then(|context| trial::run(&setup, &context, shape, mode));
         let row = match trial {
             Ok(trial) => Row::Ok(Box::new(trial)),
@@ -180,12 +178,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     if args.certified.wanted() {
-        println!("{}", summary(&known.of(&setup.context)));
+        println!("{}", summary(&known, &setup.context));
     }
     if let Some(path) = &args.roofline {
         roofline::draw(path, &name, peaks, &series)?;
     }
-    Ok(report.status())
+    report.end()
 }
 
 /// The device with what was chosen for all shapes, or with what is fastest for this one.

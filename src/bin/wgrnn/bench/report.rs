@@ -64,7 +64,8 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Prints a row and writes the file anew, so that nothing is lost if a later shape fails.
+    /// Prints a row and writes the file anew, so that nothing is lost if a later shape fails. What is no file, such as a
+    /// pipe, is written by [`Self::end`], since it cannot be written anew.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -82,23 +83,43 @@ impl<'a> Report<'a> {
             }
         }
         self.rows.push(object(shape, mode, row));
-        let Some(path) = self.json else {
-            return Ok(());
-        };
+        match self.json {
+            Some(path) if is_file_or_free(path) => self.write(path),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
         let mut all = self.head.clone();
         all.insert("results".to_owned(), self.rows.clone().into());
         let all = Value::from(all);
         write_atomically(path, |w| writeln!(w, "{all:#}"))
     }
 
-    /// The exit status that says it all.
-    pub(super) fn status(&self) -> ExitCode {
+    /// Writes to what is no file; the exit status that says it all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn end(&self) -> Result<ExitCode> {
+        if let Some(path) = self.json
+            && !is_file_or_free(path)
+        {
+            self.write(path)?;
+        }
+        Ok(self.status())
+    }
+
+    fn status(&self) -> ExitCode {
         match self.failures.as_slice() {
             [] => ExitCode::SUCCESS,
             failures if failures.contains(&Status::Error) => ExitCode::from(1),
             _ => ExitCode::from(3),
         }
     }
+}
+
+fn is_file_or_free(path: &Path) -> bool {
+    path.is_file() || !path.exists()
 }
 
 fn heading() -> String {

@@ -5,6 +5,8 @@
 
 use wgrnn::check::{compare, tolerance};
 use wgrnn::ndarray::Axis;
+use wgrnn::plan::sequence::{streams, weights};
+use wgrnn::plan::{Builder, Plan};
 use wgrnn::rng::Rng;
 use wgrnn::{Context, Error, Layer, Precision, Program, Result, Sequence, Streams};
 
@@ -61,8 +63,7 @@ pub(super) enum Call {
 
 impl Call {
     pub(super) fn new(layer: &Layer, shape: &Shape, mode: Mode) -> Result<Self> {
-        let stream = shape.group == Group::Stream && shape.steps == 1 && mode == Mode::Infer;
-        match stream && !shape.spec().bidirectional {
+        match is_stream(shape, mode) {
             true => Ok(Self::Streams(layer.streams(shape.batch)?)),
             false => Self::sequence(layer, shape, mode, shape.steps),
         }
@@ -103,6 +104,27 @@ impl Call {
             }
         }
     }
+}
+
+/// Whether a shape is timed as a step of streams.
+fn is_stream(shape: &Shape, mode: Mode) -> bool {
+    let one = shape.steps == 1 && mode == Mode::Infer && !shape.spec().bidirectional;
+    one && shape.group == Group::Stream
+}
+
+/// The plan of what is timed.
+///
+/// # Errors
+/// If it is too large.
+pub(super) fn plan(context: &Context, shape: &Shape, mode: Mode) -> Result<Plan> {
+    let spec = shape.spec();
+    if !is_stream(shape, mode) {
+        return Sequence::plan(&spec, &shape.call(mode, shape.steps), &context.target());
+    }
+    let mut b = Builder::on("streams", context.target());
+    let weights = weights(&mut b, &spec);
+    streams(&mut b, &spec, shape.batch, &weights)?;
+    Ok(b.finish())
 }
 
 /// The layer of a shape; its weights are the same on every device.

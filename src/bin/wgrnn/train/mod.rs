@@ -15,9 +15,9 @@ use wgrnn::plan::sequence::LayerSpec;
 use wgrnn::train::checkpoint::{self, Description};
 use wgrnn::train::text::{Tokens, Vocabulary, tokenize};
 use wgrnn::train::{
-    Batches, Evaluator, LanguageModel, ModelSpec, Optimizer, Trainer, TrainerSpec, ngram,
+    Batches, Evaluator, LanguageModel, ModelSpec, Optimizer, Sampler, Trainer, TrainerSpec, ngram,
 };
-use wgrnn::{Context, Error, Result, Size};
+use wgrnn::{Context, Error, Program, Result, Size};
 
 use crate::certify::{Certified, summary};
 use crate::files::Named;
@@ -154,8 +154,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(model) => model,
         None => build(args, &corpus.description, &context)?,
     };
-    let model = certified(args, model, size)?;
+    // A batch of streams is quicker than one; each starts from a zero state.
+    let validated = Size {
+        batch: Batches::most_streams(corpus.validation.len(), args.batch.min(8)),
+        ..size
+    };
+    let model = certified(args, model, [size, validated])?;
     let context = model.context().clone();
+    // Not at the end, when what was learnt depends on it.
+    Batches::new(&corpus.validation, validated)?;
+    let evaluator = Evaluator::new(&model, validated)?;
     let trainer = Trainer::new(&model, trainer_spec(args, size))?;
     let first = corpus.description.iteration;
     if let Some(path) = &args.resume
@@ -206,18 +214,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "bigram_perplexity": bigram,
         "tokens_per_s": course.tokens_per_s,
     });
-    if interrupt.status().is_none() {
-        // A batch of streams is quicker than one; each starts from a zero state.
-        let streams = args.batch.min(8).min(corpus.validation.len() / 2).max(1);
-        let evaluator = Evaluator::new(
-            &model,
-            Size {
-                steps: args.steps_per_sequence,
-                batch: streams,
-            },
-        )?;
-        let perplexity = evaluator.perplexity(&corpus.validation)?;
-        if !perplexity.is_finite() {
+    let go_on = || interrupt.status().is_none();
+    let perplexity = evaluator.perplexity_while(&corpus.validation, go_on);
+    match perplexity {
+        Ok(Some(perplexity)) if !perplexity.is_finite() => {
             return Err(diverged(
                 "validation perplexity",
                 perplexity,
@@ -225,11 +225,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 saver.saved,
             ));
         }
-        println!("validation perplexity {perplexity:.1}, on text not trained on");
-        println!(
-            "  for comparison: unigram {unigram:.1}, bigram {bigram:.1} (modified Kneser-Ney)"
-        );
-        result["validation_perplexity"] = json!(perplexity);
+        Ok(Some(perplexity)) => {
+            println!("validation perplexity {perplexity:.1}, on text not trained on");
+            println!(
+                "  for comparison: unigram {unigram:.1}, bigram {bigram:.1} (modified Kneser-Ney)"
+            );
+            result["validation_perplexity"] = json!(perplexity);
+        }
+        // What was learnt is saved first.
+        Ok(None) | Err(_) => {}
     }
     if last > first {
         saver.save(last)?;
@@ -241,6 +245,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         write_atomically(path, |w| writeln!(w, "{result:#}"))?;
         println!("wrote {}", path.display());
     }
+    perplexity?;
     // From here on nothing can be lost.
     if let Some(status) = interrupt.ended() {
         eprintln!("wgrnn: interrupted after iteration {last}");
@@ -312,11 +317,13 @@ fn keep_files_apart(args: &Args) -> Result<()> {
         ("--certificate", args.certified.path()),
     ];
     let others: Vec<_> = others.into_iter().filter_map(Named::given).collect();
-    if let Some(save) = Named::given(("--save", &args.save)) {
-        for other in &others {
-            // The optimizer's file belongs to the save.
-            if checkpoint::touches(save.path, other.path)? {
-                return Err(other.clash(OP, save));
+    let save = Named::given(("--save", &args.save));
+    let resume = Named::given(("--resume", &args.resume));
+    // The optimizer's files belong to a model.
+    for model in [save, resume].into_iter().flatten() {
+        for other in others.iter().chain(&save) {
+            if other.option != model.option && checkpoint::touches(model.path, other.path)? {
+                return Err(other.clash(OP, model));
             }
         }
     }
@@ -423,19 +430,27 @@ fn build(args: &Args, description: &Description, context: &Context) -> Result<La
 }
 
 /// The model on a device for plans of kernels that compute right there, where a file of certificates was given.
-fn certified(args: &Args, model: LanguageModel, size: Size) -> Result<LanguageModel> {
+fn certified(
+    args: &Args,
+    model: LanguageModel,
+    [size, validated]: [Size; 2],
+) -> Result<LanguageModel> {
     if !args.certified.wanted() {
         return Ok(model);
     }
     let (spec, context) = (*model.spec(), model.context());
     let mut known = args.certified.open()?;
-    let plan = |context: &Context| {
+    let plans = |context: &Context| {
         let model = LanguageModel::new(context, spec, args.seed)?;
-        let trainer = Trainer::new(&model, trainer_spec(args, size))?;
-        Ok(trainer.program().plan().clone())
+        let plan = |program: &Program| program.plan().clone();
+        Ok(vec![
+            plan(Trainer::new(&model, trainer_spec(args, size))?.program()),
+            plan(Evaluator::new(&model, validated)?.program()),
+            plan(Sampler::new(&model, args.temperature, args.seed)?.program()),
+        ])
     };
-    let certified = args.certified.context(&mut known, context, plan)?;
-    println!("{}", summary(&known.of(context)));
+    let certified = args.certified.context(&mut known, context, plans)?;
+    println!("{}", summary(&known, context));
     if certified.target() == context.target() {
         return Ok(model);
     }
