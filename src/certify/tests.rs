@@ -368,6 +368,25 @@ fn zeros_that_are_not_written_are_found() {
     }
 }
 
+/// A product of which fewer columns are computed leaves what stands in the others.
+#[test]
+fn wide_products_are_right() {
+    for context in everywhere() {
+        let mut b = Builder::on("wide", context.target());
+        let [m, n, k] = [300, 512, 200];
+        let mut matrix =
+            |name, rows, cols, role| Matrix::dense(b.float(name, &[rows, cols], role), rows, cols);
+        let [a, w] = [("a", m, k), ("b", k, n)].map(|(name, r, c)| matrix(name, r, c, Role::Input));
+        let c = matrix("c", m, n, Role::Output);
+        Gemm::new(a, w, c).push(&mut b).unwrap();
+        let certificate = context.certify(&b.finish()).unwrap();
+        assert!(
+            certificate.to_string().ends_with("1 kernels right"),
+            "{certificate}"
+        );
+    }
+}
+
 /// Of a product with k in many parts two are computed: the second finds its own numbers and has a C of its own.
 #[test]
 fn parts_of_a_product_are_compared() {
