@@ -180,8 +180,12 @@ pub(crate) fn like(plan: &Plan, step: &Step, rng: &mut Rng) -> Result<Option<Sam
         |name, precision, at: [u32; 3], [rows, cols]: [u32; 2], count, bound: f32| {
             let len = end(at, [rows, cols]);
             let id = builder.stored(precision, name, &[count * len], Role::Input);
-            // What lies between the rows is not to be read: NaN would show.
-            let mut values = vec![f32::NAN; count * len];
+            let mut values = match name {
+                // What lies between the rows of C stays, which NaN could not show.
+                "c" => rng.uniforms(count * len, -bound, bound),
+                // What lies between those of the others is not to be read: NaN would show.
+                _ => vec![f32::NAN; count * len],
+            };
             for values in values.chunks_mut(len.max(1)) {
                 for i in 0..rows as usize {
                     for j in 0..cols as usize {
