@@ -14,7 +14,8 @@ use std::cell::{Ref, RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
-    Arc, LockResult, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError, TryLockResult,
+    Arc, LockResult, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    TryLockError, TryLockResult,
 };
 
 use crate::error::{Error, Result};
@@ -62,9 +63,17 @@ impl Memory {
         self.recorded.load(Ordering::Acquire)
     }
 
-    /// Notes that a host was given commands that write it, or that it has submitted all of them.
-    pub(crate) fn set_recorded(&self, recorded: bool) {
-        self.recorded.store(recorded, Ordering::Release);
+    /// Notes that a host was given commands that write it.
+    #[cfg(feature = "gpu")]
+    fn record(&self) {
+        self.recorded.store(true, Ordering::Release);
+    }
+
+    /// Notes that a host has submitted all commands that write it: now it is written.
+    pub(crate) fn submitted(&self) {
+        if self.recorded.swap(false, Ordering::AcqRel) {
+            self.touch();
+        }
     }
 
     /// Takes it alone to read.
@@ -102,17 +111,35 @@ impl Memory {
             false => match at_once() {
                 Ok(guard) => return Ok(guard),
                 Err(TryLockError::Poisoned(e)) => poisoned(&e),
-                Err(TryLockError::WouldBlock) => {
-                    "it is in use, and this thread is in a call already: a callback of wgpu and a task of rayon run \
-                     inside other calls"
-                        .to_owned()
-                }
+                Err(TryLockError::WouldBlock) => BUSY.to_owned(),
             },
         };
-        Err(Error::Device {
-            op: "taking memory".to_owned(),
-            reason,
-        })
+        Err(failed(reason))
+    }
+}
+
+const BUSY: &str = "it is in use, and this thread is in a call already: a callback of wgpu and a task of rayon run inside other \
+     calls";
+
+fn failed(reason: String) -> Error {
+    Error::Device {
+        op: "taking memory".to_owned(),
+        reason,
+    }
+}
+
+/// Takes what is held around calls that take memory. A thread that is in a call already does not wait for it.
+///
+/// # Errors
+/// [`Error::Device`] if such a thread would have to wait.
+pub(crate) fn lock<T>(around: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
+    match HELD.with_borrow(Vec::is_empty) {
+        true => Ok(around.lock().unwrap_or_else(PoisonError::into_inner)),
+        false => match around.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(e)) => Ok(e.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(failed(BUSY.to_owned())),
+        },
     }
 }
 
@@ -144,7 +171,10 @@ impl Drop for Mark {
 
 /// Memory that was taken to read.
 #[derive(Debug)]
-pub(crate) struct Reading<'a>(RwLockReadGuard<'a, Cells>, #[expect(dead_code)] Mark);
+pub(crate) struct Reading<'a>(
+    RwLockReadGuard<'a, Cells>,
+    #[expect(dead_code, reason = "it is dropped with it")] Mark,
+);
 
 impl Deref for Reading<'_> {
     type Target = Cells;
@@ -156,7 +186,10 @@ impl Deref for Reading<'_> {
 
 /// Memory that was taken to write.
 #[derive(Debug)]
-pub(crate) struct Writing<'a>(RwLockWriteGuard<'a, Cells>, #[expect(dead_code)] Mark);
+pub(crate) struct Writing<'a>(
+    RwLockWriteGuard<'a, Cells>,
+    #[expect(dead_code, reason = "it is dropped with it")] Mark,
+);
 
 impl Deref for Writing<'_> {
     type Target = Cells;
@@ -246,8 +279,19 @@ impl Uses {
     /// Waits until all of it can be taken.
     ///
     /// # Errors
-    /// [`Error::Device`] if a call panicked while it wrote some of it; nothing is written then.
+    /// [`Error::Device`] if a call panicked while it wrote some of it, or if this thread is in a call already and would
+    /// have to wait; nothing is written then.
     pub(crate) fn take(&self) -> Result<Held<'_>> {
+        let held = self.take_again()?;
+        self.touch();
+        Ok(held)
+    }
+
+    /// [`Self::take`] by a call that writes what stands there already, unless it is stale: that is no change to others.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(crate) fn take_again(&self) -> Result<Held<'_>> {
         let mut guards = Vec::with_capacity(self.0.len());
         for Use { memory, writes } in &self.0 {
             let guard = match writes {
@@ -256,7 +300,6 @@ impl Uses {
             };
             guards.push((memory.order, RefCell::new(Some(guard))));
         }
-        self.touch();
         Ok(Held { guards })
     }
 
@@ -270,7 +313,7 @@ impl Uses {
     pub(crate) fn touch_recorded(&self) {
         self.touch();
         let written = self.memories(true);
-        written.for_each(|memory| memory.set_recorded(true));
+        written.for_each(|memory| memory.record());
     }
 }
 

@@ -29,7 +29,7 @@ use passes::Seen;
 /// A [`Plan`] over the memory of a [`Context`].
 ///
 /// All memory, pipelines and bind groups exist once it is built. Recording it into an encoder
-/// allocates nothing, submits nothing and waits for nothing.
+/// allocates nothing on the device, submits nothing and waits for nothing.
 ///
 /// Threads may share it. A run waits for those calls that use the same memory where one of both writes it, and
 /// others see all of a section that ran, or nothing; what was recorded runs where the host submits it.
@@ -88,7 +88,8 @@ impl Program {
     /// a step that writes one of them, if a limit of the device is too low,
     /// or if the device has no memory left.
     /// If a [`Weight`](Role::Weight) that a step reads is neither bound nor filled by a step, if steps change
-    /// weights and none packs them anew ([`sequence::prepare`](crate::plan::sequence::prepare)), or if a
+    /// weights and a section that reads them packed does not pack them anew first
+    /// ([`sequence::prepare`](crate::plan::sequence::prepare)), nor the one that it goes on from, or if a
     /// section reads [`Scratch`](Role::Scratch) that none of its earlier steps has written.
     pub fn new(context: &Context, plan: Plan, bound: &[(BufferId, Tensor)]) -> Result<Self> {
         plan.check_flow(&bound.iter().map(|(id, _)| *id).collect())?;
@@ -122,13 +123,14 @@ impl Program {
             Device::Cpu(_) => None,
             Device::Gpu(gpu) => Some(Recording::new(gpu, &plan, &tensors)?),
         };
-        let taken = |steps: &Range<usize>| Taken {
-            uses: uses(&plan.steps[steps.clone()], &tensors),
+        let taken = |section: &Section| Taken {
+            uses: uses(&plan.steps[section.steps.clone()], &tensors)
+                .and(&kept(&plan, section, &tensors)),
             packed: Packed::Unused,
         };
         Ok(Self {
             context: context.clone(),
-            sections: plan.sections.iter().map(|s| taken(&s.steps)).collect(),
+            sections: plan.sections.iter().map(taken).collect(),
             seen: plan.follows.iter().map(Seen::new).collect(),
             packing: None,
             plan,
@@ -139,22 +141,39 @@ impl Program {
     }
 
     /// Has packed weights that sections read packed again before, if the weights have changed.
-    pub(crate) fn with_packing(mut self, packing: Arc<Packing>) -> Self {
+    ///
+    /// # Errors
+    /// If a section changes the weights and does not pack them itself before it reads them packed: then they would be
+    /// stale whenever it runs again.
+    pub(crate) fn with_packing(mut self, packing: Arc<Packing>) -> Result<Self> {
         for (at, section) in self.plan.sections.iter().enumerate() {
-            // One that changes the weights itself was refused unless they are packed before in the same plan.
-            let sees_to_it = packing.is_changed_by(self.uses(at));
-            if !sees_to_it && self.plan.follows.iter().all(|f| f.section != section.name) {
-                self.sections[at].packed = self.packed(section, &packing);
+            if self.plan.follows.iter().any(|f| f.section == section.name) {
+                continue;
+            }
+            let packed = self.packed(section, &packing);
+            match (packing.is_changed_by(self.uses(at)), &packed) {
+                (false, _) => self.sections[at].packed = packed,
+                (true, Packed::Read) => {
+                    let expected = "packed (as sequence::prepare does) before they are read so, as the section changes them";
+                    return Err(Error::value(
+                        section.name,
+                        "weights",
+                        expected,
+                        "no such step",
+                    ));
+                }
+                // It sees to it itself.
+                (true, _) => {}
             }
         }
         self.packing = Some(packing);
-        self
+        Ok(self)
     }
 
     /// What some steps do with what is packed.
     fn packed(&self, section: &Section, packing: &Packing) -> Packed {
         let packed = packing.packed();
-        let (name, steps) = (section.name, section.steps.clone());
+        let steps = section.steps.clone();
         let order = |id: &BufferId| self.tensors[id.0].memory().order();
         let is_packed = |id: &BufferId| packed.has(self.tensors[id.0].memory());
         let (mut written, mut rest) = (HashSet::new(), steps.clone());
@@ -176,13 +195,10 @@ impl Program {
         }
         let of = |steps: Range<usize>| uses(&self.plan.steps[steps], &self.tensors);
         let after = (rest.start + 1).min(rest.end);
-        // What a later section will read as it is now stays so while this one runs.
-        let followed = self.plan.follows.iter().filter(|f| f.after == name);
-        let kept = followed.flat_map(|f| &f.unchanged);
-        let kept = Uses::new(kept.map(|id| (self.tensors[id.0].memory(), false)));
+        let kept = kept(&self.plan, section, &self.tensors);
         Packed::Written(Rest {
             uses: of(rest.clone()).and(&kept),
-            first: of(rest.start..after).without(&of(after..rest.end)),
+            first: of(rest.start..after).without(&of(after..rest.end).and(&kept)),
             steps: rest,
         })
     }
@@ -285,7 +301,7 @@ impl Program {
         }
     }
 
-    /// Records some steps into the host's encoder, as one compute pass: a part of a section that is too
+    /// Records some steps into the host's encoder, as one compute pass for each section: a part of a section that is too
     /// long for one submission. [`Plan::parts`] cuts it; the parts must be submitted in their order.
     ///
     /// ```no_run
@@ -491,7 +507,11 @@ impl Program {
                     let before = |name: &str| sections[..nth].contains(&name);
                     self.check(at, &uses, before)?;
                 }
-                all.iter().for_each(|at| self.begin(*at));
+                // In their order, so that each begins with what those before it have written.
+                for &at in &all {
+                    self.uses(at).touch();
+                    self.begin(at);
+                }
                 let passes = timestamps.time(gpu, |encoder| {
                     for (pass, at) in all.iter().enumerate() {
                         let section = &self.plan.sections[*at];
@@ -582,6 +602,13 @@ impl Program {
             }
         }
     }
+}
+
+/// What a later section will read as it is now, and which stays so while the section before it runs.
+fn kept(plan: &Plan, section: &Section, tensors: &[Tensor]) -> Uses {
+    let followed = plan.follows.iter().filter(|f| f.after == section.name);
+    let kept = followed.flat_map(|f| &f.unchanged);
+    Uses::new(kept.map(|id| (tensors[id.0].memory(), false)))
 }
 
 /// What some steps take.

@@ -18,7 +18,6 @@ use crate::context::{Context, Device};
 use crate::error::{Error, Result};
 use crate::host::Cells;
 #[cfg(feature = "gpu")]
-#[cfg(feature = "gpu")]
 use crate::host::wrong_memory;
 use crate::kernel::Element;
 use crate::memory::{Held, Memory, Uses};

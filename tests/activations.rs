@@ -126,7 +126,7 @@ fn rounded_alike(nth: usize, spec: LayerSpec) -> Result<()> {
         let mut devices = halves();
         devices.retain(|device| !more || !device.is_gpu() || common::thorough());
         for device in devices {
-            for context in common::share_on(&device, ways(&device, !more), nth, 5) {
+            for context in common::share_on(&device, ways(&device, !more), nth, 8) {
                 let what = format!("{} {}", spec.cell.name, context.target().force);
                 let got = run(&context, spec, &call(Precision::F16))?;
                 for (name, want) in &want {

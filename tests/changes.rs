@@ -577,6 +577,48 @@ mod recorded {
         Ok(())
     }
 
+    /// Streams pack for themselves, and do not say that anything was submitted.
+    #[test]
+    fn streams_beside_an_optimizer_that_is_submitted_later() -> Result<()> {
+        for context in common::adapters() {
+            let layer = lstm().build(&context)?;
+            let x = Array3::from_elem((2, 1, 3), 0.5f32);
+            let row = Array2::from_elem((1, 3), 0.5f32);
+            let step = optimizing(&context, layer.weight("weight_hh_l0")?)?;
+            let (device, queue) = context.wgpu().unwrap();
+            let mut encoder = device.create_command_encoder(&Default::default());
+            step.record(&mut encoder, "main")?;
+            let streams = layer.streams(1)?;
+            layer.forward(x.view(), None)?;
+            streams.step(&[0], row.view())?;
+            queue.submit([encoder.finish()]);
+            layer.prepare()?;
+            let fresh = fresh(&context, lstm(), &layer.to_archive()?)?;
+            assert_eq!(
+                layer.forward(x.view(), None)?,
+                fresh.forward(x.view(), None)?
+            );
+            streams.reset(0)?;
+            let want = fresh.streams(1)?.step(&[0], row.view())?;
+            assert_eq!(streams.step(&[0], row.view())?, want);
+        }
+        Ok(())
+    }
+
+    /// Sections that run in one submission are held to the same as in several.
+    #[test]
+    fn a_timed_run_of_a_plan_of_ones_own() -> Result<()> {
+        for context in common::adapters() {
+            let layer = lstm().build(&context)?;
+            let own = own(&lstm().spec(), &context.target(), ["f", "b", "u"])?;
+            let program = own.over(&layer)?;
+            program.run_timed(&["f", "b", "u"])?;
+            let refused = program.run("b");
+            assert!(matches!(refusal(refused), Error::Value { op: "b", .. }));
+        }
+        Ok(())
+    }
+
     #[test]
     fn steps_across_both_passes() -> Result<()> {
         for context in common::adapters() {

@@ -300,12 +300,7 @@ mod gpu {
 
     /// A device of each adapter that was opened with less than the adapter has.
     fn with_limits(lower: impl Fn(&mut Limits)) -> Vec<Context> {
-        // Says so, or fails, where there is none.
-        if common::adapters().is_empty() {
-            return Vec::new();
-        }
-        let adapters = pollster::block_on(Context::adapters());
-        let opened = adapters.iter().map(|adapter| {
+        let opened = common::present().into_iter().map(|adapter| {
             let mut required_limits = adapter.limits();
             lower(&mut required_limits);
             let (device, queue) =

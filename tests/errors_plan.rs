@@ -676,6 +676,23 @@ fn packed_weights_that_go_stale() -> Result<()> {
         ];
         says(layer.program(plan, &weights, &[]), &wanted);
     }
+    // Through a buffer of its own.
+    let own = std::cell::Cell::new(None);
+    let (plan, weights, _) = of_layer(&cpu, |b, _, forward| {
+        forward(b)?;
+        let to = b.float("own", &[16, 4], Role::Output);
+        let from = b.float("zeros", &[16, 4], Role::Input);
+        own.set(Some(to));
+        copy(b, (from, 0), (to, 0), 64)
+    })?;
+    let bound = own
+        .get()
+        .map(|id| Ok((id, layer.weight("weight_hh_l0")?.clone())));
+    let bound: Vec<_> = bound.into_iter().collect::<Result<_>>()?;
+    says(
+        layer.program(plan, &weights, &bound),
+        &["weights", "sequence::prepare"],
+    );
     let (plan, weights, _) = of_layer(&cpu, |b, weights, forward| {
         driver::prepare(b, weights)?;
         forward(b)?;

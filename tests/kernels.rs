@@ -22,7 +22,8 @@ fn constants(kernel: &'static Kernel, size: [usize; 3]) -> Result<BTreeSet<Const
 }
 
 /// The sizes with which a kernel is compared: all, or on an adapter two that together have as many values of its
-/// constants as any, since another set of them is another shader to compile. Those at the edges of tiles come first.
+/// constants as any, since another set of them is another shader to compile; of kernels of all steps, which take a second
+/// each, one. Those at the edges of tiles come first.
 fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> {
     if common::thorough() || !context.is_gpu() {
         return Ok(kernels::SIZES.to_vec());
@@ -33,7 +34,12 @@ fn sizes(context: &Context, kernel: &'static Kernel) -> Result<Vec<[usize; 3]>> 
     let all = all.collect::<Result<Vec<_>>>()?;
     let mut chosen = vec![all[0].0];
     let mut met = all[0].1.clone();
-    while chosen.len() < 2 {
+    let most = if kernel.name.contains(".sequence_") {
+        1
+    } else {
+        2
+    };
+    while chosen.len() < most {
         let new = |set: &BTreeSet<Constant>| set.difference(&met).count();
         // The first of several that bring as many.
         let best = all.iter().rev().max_by_key(|(_, set)| new(set));

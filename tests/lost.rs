@@ -27,15 +27,6 @@ fn contexts() -> Vec<Context> {
     common::adapters().into_iter().chain(hosts).collect()
 }
 
-/// The adapters, of which a test opens devices of its own.
-fn present() -> Vec<wgpu::Adapter> {
-    // Says so, or fails, where there is none.
-    if common::adapters().is_empty() {
-        return Vec::new();
-    }
-    pollster::block_on(Context::adapters())
-}
-
 fn destroy(context: &Context) {
     context.wgpu().unwrap().0.destroy();
 }
@@ -230,7 +221,7 @@ fn a_host_passes_the_news_on() -> Result<()> {
 #[test]
 fn lost_in_the_middle() -> Result<()> {
     let rounds = if common::thorough() { 60 } else { 8 };
-    for (nth, adapter) in present().iter().enumerate() {
+    for (nth, adapter) in common::present().iter().enumerate() {
         let mut rng = Rng::new(nth as u64 + 1);
         for round in 0..rounds {
             let context = pollster::block_on(Context::from_adapter(adapter))?;
@@ -308,7 +299,7 @@ fn train(context: &Context) -> Result<()> {
 /// Weights that were kept go on, on a new device.
 #[test]
 fn the_way_back() -> Result<()> {
-    for adapter in present() {
+    for adapter in common::present() {
         let open = || pollster::block_on(Context::from_adapter(&adapter));
         let x = Array3::from_shape_fn((2, 1, 2), |(t, _, i)| (t + 2 * i) as f32 / 4.0);
         let layer = layer(&open()?)?;

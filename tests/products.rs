@@ -315,10 +315,11 @@ fn more_rows_than_a_gpu_has_workgroups() -> Result<()> {
 #[test]
 fn parts_of_large_tiles() -> Result<()> {
     for context in common::kept() {
-        for (size, transposed, groups) in [
-            ([128, 128, 5_121], [true, false], 5),
+        let all = vec![
             ([127, 250, 4_700], [false; 2], 9),
-        ] {
+            ([128, 128, 5_121], [true, false], 5),
+        ];
+        for (size, transposed, groups) in common::share(all, 0, 2) {
             let case = Case {
                 size,
                 transposed,
@@ -396,7 +397,7 @@ fn layers_in_every_form() -> Result<()> {
         let inputs: Values = fill_inputs(&oracle, 6)?;
         let want = results(&oracle)?;
         for context in common::kept() {
-            for form in common::share(exact().collect(), nth, 2) {
+            for form in common::share(exact().collect(), nth, 4) {
                 let context = forcing(&context, form);
                 let sequence = Layer::new(&context, spec, 5)?.sequence(&call)?;
                 write_inputs(&sequence, &inputs)?;

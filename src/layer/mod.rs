@@ -22,7 +22,7 @@ mod state;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ndarray::{Array3, ArrayView3};
 
@@ -33,7 +33,7 @@ use crate::init::{Init, Layout};
 use crate::interop::safetensors::Archive;
 use crate::interop::state_dict::{matching, read_all};
 use crate::kernel::Element;
-use crate::memory::Uses;
+use crate::memory::{Uses, lock};
 use crate::plan::sequence::{self as driver, Call, LayerSpec, Size, Weights};
 use crate::plan::{BufferId, Builder, Plan};
 use crate::program::{PREPARE, Packing as WeightPacking, Program};
@@ -326,6 +326,9 @@ impl Layer {
     /// # Errors
     /// If the device fails.
     pub fn prepare(&self) -> Result<()> {
+        for (_, weight) in &self.weights {
+            weight.memory().submitted();
+        }
         self.packing.prepare()
     }
 
@@ -393,7 +396,7 @@ impl Layer {
             return Err(Error::shape("Layer::forward", "x", expected, x.shape()));
         }
         // Held to the end: other threads' calls would use the same memory.
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = lock(&self.latest)?;
         let sequence = self.kept(&mut latest, Size { steps, batch })?;
         sequence.x().write(&x.iter().copied().collect::<Vec<_>>())?;
         sequence.set_initial(initial)?;
@@ -433,7 +436,7 @@ impl Layer {
         let mut all = self.bind_all(weights)?;
         all.extend_from_slice(bound);
         let program = Program::new(&self.context, plan, &all)?;
-        Ok(program.with_packing(self.packing.clone()))
+        program.with_packing(self.packing.clone())
     }
 
     /// The layer's weights for the buffers that [`driver::weights`] added to a plan which packs them itself, with

@@ -1,12 +1,12 @@
 //! Single steps of many independent sequences: audio channels, sensors, users as they come.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use ndarray::{Array2, Array3, ArrayView2};
 
 use super::{Layer, State};
 use crate::error::{Error, Result};
-use crate::memory::Uses;
+use crate::memory::{Uses, lock};
 use crate::plan::Builder;
 use crate::plan::sequence::{self as driver, LayerSpec, STEPS, StreamStates};
 use crate::program::{PREPARE, Packing, Program};
@@ -76,7 +76,7 @@ impl Streams {
         let [one, two] = STEPS.map(|step| program.place(step));
         let streams = Self {
             uses: [one?, two?].map(|at| program.uses(at).and(&given)),
-            program: program.with_packing(packing.clone()),
+            program: program.with_packing(packing.clone())?,
             packing,
             spec,
             count,
@@ -121,8 +121,8 @@ impl Streams {
         self.program.own(self.states.y)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Result<MutexGuard<'_, Shared>> {
+        lock(&self.shared)
     }
 
     /// Says which streams the next step advances; another call before it takes this one's place. On a
@@ -132,7 +132,7 @@ impl Streams {
     /// # Errors
     /// If a stream's number is out of range or given twice; nothing is changed then.
     pub fn advance(&self, streams: &[usize]) -> Result<()> {
-        let shared = &mut *self.lock();
+        let shared = &mut *self.lock()?;
         let (which, list) = self.list(shared, streams)?;
         if let Some(list) = list {
             // What stands there if this fails is not known.
@@ -233,7 +233,7 @@ impl Streams {
     /// # Errors
     /// If no step is announced, or the device fails.
     pub fn run_step(&self) -> Result<()> {
-        self.announced(&mut self.lock(), |step| self.program.run(step))
+        self.announced(&mut *self.lock()?, |step| self.program.run(step))
     }
 
     /// Records the step that [`Self::advance`] announced into the host's encoder.
@@ -242,7 +242,9 @@ impl Streams {
     /// If no step is announced, or the layer is on the CPU.
     #[cfg(feature = "gpu")]
     pub fn record_step(&self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.announced(&mut self.lock(), |step| self.program.record(encoder, step))
+        self.announced(&mut *self.lock()?, |step| {
+            self.program.record(encoder, step)
+        })
     }
 
     /// Advances some streams by a step and waits for their outputs: `x` is `[n, I]`, the result
@@ -258,7 +260,7 @@ impl Streams {
         }
         let values: Vec<f32> = x.iter().copied().collect();
         // Held to the end: y is that of the latest step.
-        let mut shared = self.lock();
+        let mut shared = self.lock()?;
         self.at_once(&mut shared, streams, &values)?;
         let shape = (streams.len(), self.spec.output_size());
         Array2::from_shape_vec(shape, self.y().rows(0..streams.len())?.read()?)
@@ -294,7 +296,7 @@ impl Streams {
     /// If there is no such stream, or the device fails.
     pub fn state(&self, stream: usize) -> Result<State> {
         const OP: &str = "Streams::state";
-        let shared = self.lock();
+        let shared = self.lock()?;
         let parts = self.parts(OP, &shared, stream)?;
         let all = parts.iter().map(|(h, _)| h);
         let all: Vec<_> = all
@@ -323,7 +325,7 @@ impl Streams {
     /// If there is no such stream, or the state is not one of this layer with N = 1.
     pub fn set_state(&self, stream: usize, state: &State) -> Result<()> {
         const OP: &str = "Streams::set_state";
-        let shared = self.lock();
+        let shared = self.lock()?;
         let parts = self.parts(OP, &shared, stream)?;
         let layers = self.spec.num_layers;
         let shapes = [
@@ -359,7 +361,7 @@ impl Streams {
     /// # Errors
     /// If there is no such stream, or the device fails.
     pub fn reset(&self, stream: usize) -> Result<()> {
-        let shared = self.lock();
+        let shared = self.lock()?;
         let parts = self.parts("Streams::reset", &shared, stream)?;
         let tensors = parts.iter().flat_map(|(h, c)| [Some(h), c.as_ref()]);
         zero_together(&tensors.flatten().collect::<Vec<_>>())

@@ -16,9 +16,9 @@ use crate::tensor::Ids;
 /// The most workgroups in one dimension of a dispatch.
 pub(crate) const MAX_GROUPS: u32 = 65_535;
 
-/// The most dispatches of a plan: each takes some hundred bytes and, when it runs, some microseconds.
 /// The section of steps before which none was started.
 const MAIN: &str = "main";
+/// The most dispatches of a plan: each takes some hundred bytes and, when it runs, some microseconds.
 pub(crate) const MAX_STEPS: usize = 1 << 22;
 
 /// Collects buffers and steps, checks each step, and ends as a [`Plan`].

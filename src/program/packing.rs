@@ -82,17 +82,12 @@ impl Packing {
         Ok(())
     }
 
-    /// Packs, whether it seems to be necessary or not: a host may have written buffers of a GPU itself. What was
-    /// recorded to write the sources was submitted, says who calls this.
+    /// Packs, whether it seems to be necessary or not: a host may have written buffers of a GPU itself.
     ///
     /// # Errors
     /// If the device fails.
     pub(crate) fn prepare(&self) -> Result<()> {
-        let held = self.uses().take()?;
-        self.sources
-            .iter()
-            .for_each(|memory| memory.set_recorded(false));
-        self.pack(&held)
+        self.pack(&self.uses().take_again()?)
     }
 
     /// Takes what a call uses, of which some is what is packed, as the weights are now, and does the call's work.
@@ -106,7 +101,7 @@ impl Packing {
     ) -> Result<T> {
         // Packing takes the sources alone, so that calls of other threads which pack them too wait no longer than that.
         if self.is_stale() && !self.is_recorded() {
-            let held = self.uses().take()?;
+            let held = self.uses().take_again()?;
             // Another call may have been faster.
             if self.is_stale() {
                 self.pack(&held)?;

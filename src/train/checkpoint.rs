@@ -108,7 +108,12 @@ fn neighbours_optimizer(path: &Path, files: &Files) -> Result<Option<PathBuf>> {
     if !other.is_file() {
         return Ok(None);
     }
-    let reader = Reader::open(&other)?;
+    let reader = match Reader::open(&other) {
+        Ok(reader) => reader,
+        // No model, whatever its name.
+        Err(Error::Format { .. }) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     let id = reader.metadata().get(OPTIMIZER);
     Ok(id.map(|id| files.optimizer(id)))
 }

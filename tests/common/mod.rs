@@ -56,9 +56,9 @@ pub(crate) fn adapters() -> Vec<Context> {
     present().iter().map(open).collect()
 }
 
-/// Every adapter of this machine, not opened.
+/// Every adapter of this machine, not opened; where there is none, as [`adapters`].
 #[cfg(feature = "gpu")]
-fn present() -> Vec<wgpu::Adapter> {
+pub(crate) fn present() -> Vec<wgpu::Adapter> {
     let found = pollster::block_on(Context::adapters());
     if found.is_empty() {
         assert!(

@@ -154,7 +154,7 @@ impl Drop for Shift<'_> {
     }
 }
 
-/// Every order of what two workers do, as far as memory orders allow it.
+/// The orders of what two workers do that memory orders allow, with at most three preemptions.
 #[cfg(all(test, loom))]
 mod orders {
     use super::*;
